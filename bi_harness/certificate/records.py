@@ -1,0 +1,126 @@
+"""The results' vocabulary: what a check found, and what it rests on.
+
+These records are the certificate's schema. They are immutable, refuse unknown keys, and go to and from
+JSON without loss (float32 values that matter travel as bit patterns, never as decimal text).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "bi-harness/certificate/1"
+
+Status = Literal["pass", "fail", "inconclusive", "error", "skip", "waived"]
+Verdict = Literal["CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"]
+
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Bits = Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
+
+
+class Record(BaseModel):
+    """Base of every record: frozen, closed, and without NaN in its JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Divergence(Record):
+    """The first place where two observations of one request differ.
+
+    ``rank`` is the column: 0 is the sampled token's logprob, 1.. are the top-k in rank order, and -1
+    means that the sampled tokens or the lengths differ before any logprob does. The logprobs are
+    ``None`` where they are not finite; the bits always tell.
+    """
+
+    prompt: Count
+    prompt_tokens: Count
+    batch_size: int
+    step: Count
+    rank: int
+    reference_token: int
+    observed_token: int
+    reference_bits: Bits
+    observed_bits: Bits
+    reference_logprob: float | None
+    observed_logprob: float | None
+    ulp: Count
+
+
+class BatchReached(Record):
+    """What the scheduler really did in one arm (read from its own step log, never assumed).
+
+    Attributes:
+        batch_size: requests submitted together; 1 for the reference arm.
+        max_requests: most requests scheduled in one engine step.
+        max_tokens: most tokens scheduled in one engine step.
+        steps: engine steps taken.
+        prompts: requests of the arm.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)]
+    prompts: Count
+    steps: Count
+    max_requests: Count
+    max_tokens: Count
+
+
+class Evidence(Record):
+    """What was compared, bit by bit, and what differed.
+
+    Attributes:
+        prompts: distinct requests compared.
+        steps: decode steps compared, over all requests and batch sizes.
+        values: float32 logprobs compared.
+        differing_prompts: requests with at least one differing bit at any batch size.
+        differing_steps: steps with at least one differing bit.
+        differing_values: logprobs whose bits differ.
+        first_divergence: ``None`` exactly when nothing differs.
+        max_ulp: largest ULP distance (float32); 0 when nothing differs.
+        max_abs: largest absolute distance between finite values.
+        digest: of the exact bits of every observation of the batched arms.
+        reference_digest: of those of the reference (batch size 1) arm.
+        upper95: one-sided 95% upper bound (Clopper-Pearson) of the rate of differing steps.
+        batches: what the scheduler did, an entry an arm.
+    """
+
+    prompts: Count
+    steps: Count
+    values: Count
+    differing_prompts: Count
+    differing_steps: Count
+    differing_values: Count
+    first_divergence: Divergence | None
+    max_ulp: Count
+    max_abs: float
+    digest: Digest
+    reference_digest: Digest
+    upper95: Annotated[float, Field(ge=0, le=1)]
+    batches: tuple[BatchReached, ...]
+
+
+class CheckResult(Record):
+    """The result of one check on one cell.
+
+    Attributes:
+        cell: the cell's id.
+        check: the check's name in its suite.
+        status: see the design's words.
+        reason: one sentence for a reader; empty only for a pass.
+        evidence: ``None`` where nothing was compared (error, skip).
+        control: the same workload with invariance off; ``None`` where it did not run.
+        rule: for a skip, the id of the rule that excluded the cell.
+        log: for an error, the log file (relative to the run folder) that tells more.
+        duration_s: seconds of wall time; ``None`` for a check that never started.
+    """
+
+    cell: str
+    check: str
+    status: Status
+    reason: str = ""
+    evidence: Evidence | None = None
+    control: Evidence | None = None
+    rule: str | None = None
+    log: str | None = None
+    duration_s: float | None = None
