@@ -1,0 +1,127 @@
+"""The certificate: an in-toto Statement whose predicate is a test result.
+
+Source of the outer shape: in-toto attestation framework, Statement v1 and predicate ``test-result`` v0.1.
+What bi-harness adds sits under ``predicate.bi_harness``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bi_harness.certificate.records import SCHEMA, CheckResult, Count, Record, Verdict
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+
+
+class ResourceDescriptor(Record):
+    """in-toto's name + digest of a thing: a wheel, a checkpoint, a YAML file."""
+
+    name: str
+    digest: dict[str, str] = Field(default_factory=dict)
+    uri: str | None = None
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class EffectiveArm(Record):
+    """What one engine said of itself after its start.
+
+    Attributes:
+        unit: the unit it served.
+        arm: ``treatment`` (invariance on) or ``control`` (off).
+        config: read back from the engine: attention backends, mode, dtype, sizes, threads, ...
+        start_s: seconds from process start to ready.
+    """
+
+    unit: str
+    arm: Literal["treatment", "control"]
+    config: dict[str, Any]
+    start_s: float
+
+
+class Totals(Record):
+    """How many checks have each status."""
+
+    passed: Count = 0
+    failed: Count = 0
+    inconclusive: Count = 0
+    error: Count = 0
+    skip: Count = 0
+    waived: Count = 0
+
+
+class Scope(Record):
+    """What was asked for: a verdict never speaks of more than this.
+
+    Attributes:
+        profile: ``smoke``, ``nightly`` or ``release``.
+        filters: the selection flags in use (``model``, ``suite``, ``k``, ...); empty for everything.
+        weights: ``named`` or ``synthetic``.
+        layers: the number of layers asked for, ``None`` for the model's own.
+        seed: the workload's seed.
+    """
+
+    profile: str
+    filters: dict[str, str]
+    weights: str
+    layers: int | None
+    seed: int
+
+
+class HarnessResult(Record):
+    """``predicate.bi_harness``.
+
+    Attributes:
+        schema_: the version of this schema (``schema`` in JSON).
+        verdict: of the device, within ``scope``.
+        why: one sentence that says what the verdict rests on.
+        device: id in ``hardware.yaml``, and what the host said it is.
+        run_id: name of the run's folder.
+        started, finished: UTC, ISO 8601; ``finished`` is ``None`` for a run that was cut off.
+        interrupted: whether the run was stopped before its end.
+        scope: what was asked for.
+        totals: checks by status.
+        effective: what each engine said it ran.
+        provenance: versions, digests, the command; see ``docs`` of the provenance module.
+        checks: every planned check, run or skipped, in plan order.
+    """
+
+    schema_: Literal["bi-harness/certificate/1"] = Field(default=SCHEMA, alias="schema")
+    verdict: Verdict
+    why: str
+    device: dict[str, Any]
+    run_id: str
+    started: str
+    finished: str | None
+    interrupted: bool
+    scope: Scope
+    totals: Totals
+    effective: tuple[EffectiveArm, ...]
+    provenance: dict[str, Any]
+    checks: tuple[CheckResult, ...]
+
+
+class Predicate(Record):
+    """in-toto ``test-result``: PASSED only for CERTIFIED; anything else is FAILED to a generic consumer."""
+
+    result: Literal["PASSED", "FAILED"]
+    configuration: tuple[ResourceDescriptor, ...]
+    passedTests: tuple[str, ...]
+    warnedTests: tuple[str, ...]
+    failedTests: tuple[str, ...]
+    bi_harness: HarnessResult
+
+
+class Statement(Record):
+    """``certificate.json``."""
+
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
+    subject: tuple[ResourceDescriptor, ...]
+    predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"] = PREDICATE_TYPE
+    predicate: Predicate
+
+    def to_json(self) -> str:
+        """The canonical file text: two-space indent, keys in schema order, a newline at the end."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
