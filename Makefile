@@ -1,0 +1,42 @@
+# make certify    certify this CPU: real vLLM, smoke profile; the exit code tells the verdict
+# make test       lint, types, the whole test suite
+.DEFAULT_GOAL := help
+SHELL := bash
+BIN := .venv/bin
+DEVICE ?= cpu
+PROFILE ?= smoke
+ARGS ?=
+
+.PHONY: help setup certify test lint format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@echo
+	@echo "certify takes DEVICE=$(DEVICE) PROFILE=$(PROFILE) ARGS='--suite batch_invariance -k needle ...'"
+
+setup: ## make .venv from requirements/cpu.lock (nothing to do when it is there)
+	@scripts/setup_env.sh
+
+# Not one line more after run: its exit code is make's (make itself ends with 2 whenever it is not 0, and says
+# which it was: "Error 1" not certified, "Error 6" inconclusive, "Error 75" infrastructure).
+certify: setup ## certify this host's CPU; reports go to reports/
+	@$(BIN)/bi-harness run --device $(DEVICE) --profile $(PROFILE) $(ARGS)
+
+test: setup lint ## lint, types, then the whole test suite
+	$(BIN)/python -m pytest tests $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## write requirements/*.lock anew (ARGS=--upgrade takes newer versions)
+	scripts/lock.sh $(ARGS)
+
+clean: ## remove .venv and caches; reports stay
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find bi_harness suites tests -name __pycache__ -type d -prune -exec rm -rf {} +
