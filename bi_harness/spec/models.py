@@ -1,0 +1,105 @@
+"""``models.yaml``: the models, and which suites and parallel sizes each is certified for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from bi_harness.spec.types import (
+    Attention,
+    Flag,
+    Id,
+    Ids,
+    Number,
+    Positive,
+    Profiles,
+    Size,
+    Sizes,
+    SpecModel,
+    Text,
+)
+
+Dtype = Literal["bfloat16", "float16", "float32", "auto"]
+Quantization = Literal["fp8"]
+
+_NEEDED = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+
+
+class ModelSpec(SpecModel):
+    """One model.
+
+    Attributes:
+        id: its key in the file.
+        title: for reports; the id when empty.
+        hf: Hugging Face repository; ``None`` for a synthetic model.
+        revision: commit, tag or branch of ``hf``.
+        synthetic: whether its weights are always made on the spot, from ``config`` and ``seed``.
+        attention: which list of the device's backends it runs on.
+        config: the Hugging Face configuration, for ``transformers.AutoConfig.for_model(**config)``.
+        seed: of the synthetic weights.
+        weight_scale: factor on the synthetic weights' usual spread.
+        dtype: what the engine computes in.
+        quantization: of the named checkpoint. Synthetic weights are never quantized.
+        suites: the suites it is certified for.
+        tp, dp: the parallel sizes; those that the device has too are run.
+        memory_gib: of the named checkpoint's weights (or of the synthetic model's).
+        max_model_len: longest prompt plus output that an engine is started for.
+        trust_remote_code: whether its repository's own code runs. Off, unless a model cannot do without.
+        gated: whether ``hf`` needs a token.
+        profiles: the run profiles that include it; a model that is named on the command line runs in any.
+        devices: the devices that it is for; ``None`` for all.
+    """
+
+    id: str
+    title: str = ""
+    hf: Annotated[str, StringConstraints(strict=True, pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: Text | None = None
+    synthetic: Flag = False
+    attention: Attention = "mha"
+    config: dict[str, Any]
+    seed: Number = 0
+    weight_scale: Positive = 1.0
+    dtype: Dtype = "bfloat16"
+    quantization: Quantization | None = None
+    suites: Ids
+    tp: Sizes = (1,)
+    dp: Sizes = (1,)
+    memory_gib: Positive
+    max_model_len: Size
+    trust_remote_code: Flag = False
+    gated: Flag = False
+    profiles: Profiles = ("smoke", "nightly", "release")
+    devices: Ids | None = None
+
+    @field_validator("config")
+    @classmethod
+    def _shape(cls, config: dict[str, Any]) -> dict[str, Any]:
+        missing = [key for key in _NEEDED if key not in config]
+        if missing:
+            raise ValueError(f"needs {', '.join(missing)}")
+        if not isinstance(config["model_type"], str):
+            raise ValueError("model_type is a name, such as qwen3")
+        for key in _NEEDED[1:]:
+            if type(config[key]) is not int or config[key] < 1:
+                raise ValueError(f"{key} must be a whole number above 0")
+        return config
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if self.synthetic == (self.hf is not None):
+            raise ValueError("give either hf (a repository) or synthetic: true")
+        if self.synthetic and (self.revision or self.quantization or self.gated):
+            raise ValueError("a synthetic model has no revision, no quantization, and is not gated")
+        return self
+
+    @property
+    def layers(self) -> int:
+        """Number of hidden layers."""
+        return int(self.config["num_hidden_layers"])
+
+
+class ModelsFile(SpecModel):
+    """The whole of ``models.yaml``."""
+
+    models: dict[Id, ModelSpec] = Field(min_length=1)

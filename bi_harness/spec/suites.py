@@ -1,0 +1,91 @@
+"""``suites/<id>/suite.yaml``: the checks of a suite, its axes and its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from bi_harness.spec.types import Conditions, Fraction, Id, Modes, Positive, Profile, SpecModel, Text
+
+KNOWN_SUITES = ("batch_invariance", "eagle_dp", "nvfp4", "compile_startup", "online", "ops")
+"""The design's suites. A model or rule may name one that this checkout does not have yet."""
+
+
+def _param(value: Any, _: Any) -> Any:
+    """A union would be reported member by member; this says it once."""
+    if type(value) in (int, float, str):
+        return value
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return value
+    raise PydanticCustomError("param", "must be a number, a text, or a list of whole numbers")
+
+
+Param = Annotated[int | float | str | list[int], WrapValidator(_param)]
+
+
+class CheckSpec(SpecModel):
+    """One check.
+
+    Attributes:
+        id: its name in results.
+        test: ``file::function`` in the suite's folder.
+        needs: the cells that it makes sense on; everywhere by default.
+        summary: one sentence for reports.
+    """
+
+    id: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
+    test: Annotated[str, Field(strict=True, pattern=r"^test_\w+\.py::test_\w+$")]
+    needs: Conditions = Field(default_factory=Conditions)
+    summary: Text
+
+
+class TimeoutsSpec(SpecModel):
+    """Seconds until something counts as hung.
+
+    Attributes:
+        start_s: for an engine to become ready.
+        check_s: for one check.
+    """
+
+    start_s: Positive
+    check_s: Positive
+
+
+class SuiteSpec(SpecModel):
+    """One suite.
+
+    Attributes:
+        id: the name of its folder.
+        title: for reports.
+        engine: ``shared``: its cells can share an engine with other shared suites; ``own``: never.
+        modes: the modes it makes sense in.
+        checks: its checks, in the order they run.
+        timeouts: see there.
+        engine_args: arguments of ``vllm.LLM``, over the device's.
+        profiles: the workload's parameters by run profile; what they are called is the suite's own affair.
+        control_min_fraction: the part of the prompts that must diverge with invariance off, or a pass
+            proves nothing.
+    """
+
+    id: Id
+    title: Text
+    engine: Literal["shared", "own"]
+    modes: Modes = ("eager", "compile")
+    checks: tuple[CheckSpec, ...] = Field(min_length=1)
+    timeouts: TimeoutsSpec
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    profiles: dict[Profile, dict[str, Param]] = Field(min_length=1)
+    control_min_fraction: Fraction
+
+    def check(self, name: str) -> CheckSpec:
+        """The check of that id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for check in self.checks:
+            if check.id == name:
+                return check
+        raise KeyError(name)
