@@ -183,7 +183,7 @@ def check_engine(engine: EngineFacts, kind: str | None) -> list[Finding]:
         kind: the device's, ``cpu`` or ``cuda``; ``None`` where it is not known.
     """
     install = {
-        "cpu": "make setup, or pip install -r requirements/cpu.lock",
+        "cpu": "make setup, or pip install --no-deps -r requirements/cpu.lock",
         "cuda": "pip install 'bi-harness[cuda]', or --engine-python PATH of a Python that has vLLM",
         None: "install vLLM, or give --engine-python PATH of a Python that has it",
     }[kind]
