@@ -40,9 +40,9 @@ def test_json_is_all_of_stdout(tmp_path: Path) -> None:
 
 
 def test_the_wrong_device_ends_with_usage(tmp_path: Path) -> None:
-    done = runner.invoke(app, ["--device", "h2oo", "--out", str(tmp_path)])
+    done = runner.invoke(app, ["--device", "h20", "--out", str(tmp_path)])
     assert done.exit_code == 4
-    assert "cannot certify h2oo: " in done.stdout
+    assert "cannot certify h20: " in done.stdout
     assert "Did you mean h200?" in " ".join(done.stdout.split())
 
 
