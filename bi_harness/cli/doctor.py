@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bi_harness.cli.options import AsJson, Device, HardwareFile, ModelsFile, SuitesDir
+from bi_harness.cli.output import clean, write_json
 from bi_harness.device.doctor import Diagnosis, Level, examine
 from bi_harness.exits import OK, ExitCode
 from bi_harness.spec.hardware import DeviceSpec
@@ -25,10 +25,13 @@ _MARKS: dict[Level, str] = {
 }
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("doctor")(doctor)
+
+
 def doctor(
-    device: Annotated[
-        str, typer.Option("--device", envvar="BI_HARNESS_DEVICE", help="A device of hardware.yaml, or auto.")
-    ] = "auto",
+    device: Device = "auto",
     engine_python: Annotated[
         str | None,
         typer.Option(
@@ -40,10 +43,10 @@ def doctor(
     out: Annotated[
         Path, typer.Option("--out", envvar="BI_HARNESS_OUT", help="Where the reports would go.")
     ] = Path("reports"),
-    models: Annotated[Path | None, typer.Option("--models", help="Another models.yaml.")] = None,
-    hardware: Annotated[Path | None, typer.Option("--hardware", help="Another hardware.yaml.")] = None,
-    suites: Annotated[Path | None, typer.Option("--suites", help="Another folder of suites.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Data on stdout, nothing else there.")] = False,
+    models_file: ModelsFile = None,
+    hardware_file: HardwareFile = None,
+    suites_dir: SuitesDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what this host is and what stops it from certifying.
 
@@ -53,32 +56,35 @@ def doctor(
     """
 
     def load_devices() -> Mapping[str, DeviceSpec]:
-        paths = default_paths(models, hardware, suites)
+        paths = default_paths(models_file, hardware_file, suites_dir)
         return load_spec(paths.models, paths.hardware, paths.suites).devices
 
     diagnosis = examine(device, load_devices, out=out, engine_python=engine_python)
     if as_json:
-        json.dump(diagnosis.as_json(), sys.stdout, indent=2, ensure_ascii=False)
-        sys.stdout.write("\n")
+        write_json(diagnosis.as_json())
     else:
         _show(diagnosis, Console(highlight=False))
-    raise typer.Exit(OK if diagnosis.can_certify else ExitCode.USAGE)
+    raise typer.Exit(int(OK if diagnosis.can_certify else ExitCode.USAGE))
 
 
 def _show(diagnosis: Diagnosis, console: Console) -> None:
+    def text(value: str) -> str:
+        # Names and values come from the host, the environment and files: they are shown, never obeyed.
+        return escape(clean(value))
+
     host = diagnosis.host
     where = f" in {host.container}" if host.container else ""
-    console.print(f"[bold]{escape(host.hostname)}[/]: {escape(host.os)}, {escape(host.kernel)}{where}")
+    console.print(f"[bold]{text(host.hostname)}[/]: {text(f'{host.os}, {host.kernel}{where}')}")
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in diagnosis.findings:
-        text = escape(finding.found) + (f"\n[dim]→ {escape(finding.todo)}[/]" if finding.todo else "")
-        table.add_row(_MARKS[finding.level], finding.check, text)
+        advice = f"\n[dim]→ {text(finding.todo)}[/]" if finding.todo else ""
+        table.add_row(_MARKS[finding.level], finding.check, text(finding.found) + advice)
     console.print(table)
     blocking = [f.check for f in diagnosis.findings if f.level == "blocks"]
     if blocking:
-        console.print(f"[bold red]cannot certify[/] {escape(diagnosis.requested)}: {', '.join(blocking)}")
+        console.print(f"[bold red]cannot certify[/] {text(diagnosis.requested)}: {', '.join(blocking)}")
     else:
         console.print(f"[bold green]can certify[/] {diagnosis.device}")

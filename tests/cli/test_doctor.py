@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bi_harness.cli.doctor import doctor
+from bi_harness.cli.doctor import register
 
 app = typer.Typer()
-app.command()(doctor)
+register(app)
 runner = CliRunner()
 
 NAMES = {
@@ -51,12 +51,18 @@ def test_flags_have_variables(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["requested"] == "cpu"
 
 
+def test_what_the_host_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["--device", "cpu", "--out", str(tmp_path)], env={"VLLM_X": "\x1b[2J[red]"})
+    assert "\x1b" not in done.stdout
+    assert "VLLM_X=\\x1b[2J[red]" in " ".join(done.stdout.split())
+
+
 def test_yaml_that_is_not_valid(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_text("models: [1, 2]\n")
     arguments = [
         "--device",
         "cpu",
-        "--models",
+        "--models-file",
         str(tmp_path / "models.yaml"),
         "--json",
         "--out",
