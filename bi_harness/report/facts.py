@@ -1,0 +1,151 @@
+"""What the head of every report says, looked up in a certificate that may lack any of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bi_harness.certificate.records import CheckResult, Status, Verdict
+from bi_harness.certificate.statement import Statement
+from bi_harness.report.cellid import parse_cell_id
+from bi_harness.report.text import clean, plural
+
+STATUSES: Final[tuple[Status, ...]] = ("fail", "error", "inconclusive", "waived", "skip", "pass")
+"""Worst first: the order in which a reader must see them."""
+
+PROBLEMS: Final[tuple[Status, ...]] = ("fail", "error", "inconclusive", "waived")
+"""The statuses whose checks are shown one by one. A waived failure is still a failure to be read."""
+
+VERDICT_WORDS: Final[dict[Verdict, str]] = {
+    "CERTIFIED": "CERTIFIED",
+    "NOT_CERTIFIED": "NOT CERTIFIED",
+    "INCONCLUSIVE": "INCONCLUSIVE",
+}
+
+UNKNOWN: Final = "unknown"
+
+
+def device_id(statement: Statement) -> str:
+    """The device's id as the certificate gives it, or as its first well-formed cell does."""
+    result = statement.predicate.bi_harness
+    named = result.device.get("id")
+    if isinstance(named, str) and named:
+        return named
+    for check in result.checks:
+        cell = parse_cell_id(check.cell)
+        if cell.well_formed:
+            return cell.device
+    return UNKNOWN
+
+
+def device_label(statement: Statement) -> str:
+    """The device's id and, where the host gave one, its name: ``h200 (NVIDIA H200)``."""
+    name = statement.predicate.bi_harness.device.get("name")
+    label = clean(device_id(statement), 80)
+    return f"{label} ({clean(name, 120)})" if isinstance(name, str) and name.strip() else label
+
+
+def vllm_version(statement: Statement) -> str:
+    """The version of vLLM that ran, wherever the provenance keeps it."""
+    provenance = statement.predicate.bi_harness.provenance
+    for holder in (provenance, provenance.get("packages")):
+        version = _version(holder)
+        if version:
+            return version
+    return UNKNOWN
+
+
+def _version(holder: object) -> str:
+    if not isinstance(holder, Mapping):
+        return ""
+    found: Any = holder.get("vllm")
+    if isinstance(found, Mapping):
+        found = found.get("version")
+    return clean(found, 80) if isinstance(found, str) else ""
+
+
+def weights_label(statement: Statement) -> str:
+    """Which weights ran, with the number of layers where it was not the model's own."""
+    scope = statement.predicate.bi_harness.scope
+    label = clean(scope.weights, 80)
+    return label if scope.layers is None else f"{label}, {plural(scope.layers, 'layer')} only"
+
+
+def scope_label(statement: Statement) -> str:
+    """What was asked for, in one line; says "everything" only when nothing was filtered out."""
+    scope = statement.predicate.bi_harness.scope
+    profile = f"profile {clean(scope.profile, 80)}"
+    if not scope.filters:
+        return f"everything planned for the device, {profile}"
+    pairs = [f"{clean(key, 40)}={clean(value, 120)}" for key, value in scope.filters.items()]
+    chosen = ", ".join(pairs[:12])
+    return f"only {chosen}, {profile}"
+
+
+def caveats(statement: Statement) -> tuple[str, ...]:
+    """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
+    result = statement.predicate.bi_harness
+    found = []
+    if result.interrupted:
+        found.append("The run was interrupted before its end.")
+    if result.scope.filters:
+        found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
+    if result.scope.weights == "synthetic":
+        found.append("Synthetic weights: random values in the model's shape, not the released checkpoint.")
+    if result.scope.layers is not None:
+        found.append(f"Shortened model: {plural(result.scope.layers, 'layer')} only.")
+    waived = sum(check.status == "waived" for check in result.checks)
+    if waived:
+        found.append(f"{plural(waived, 'failure')} waived: listed below with the failures.")
+    return (*found, *contradictions(statement))
+
+
+def contradictions(statement: Statement) -> tuple[str, ...]:
+    """Where the verdict does not follow from the checks.
+
+    A report must not lend its looks to a certificate that was edited; ``bi-harness verify`` is the full test.
+    """
+    predicate = statement.predicate
+    result = predicate.bi_harness
+    have = status_counts(statement)
+    found = []
+    if result.verdict == "CERTIFIED":
+        against = [f"{have[status]} {status}" for status in ("fail", "error", "inconclusive") if have[status]]
+        if against:
+            found.append(f"Contradiction: the verdict is CERTIFIED, but of the checks {', '.join(against)}.")
+        if not have["pass"]:
+            found.append("Contradiction: the verdict is CERTIFIED, but no check passed.")
+    if (predicate.result == "PASSED") != (result.verdict == "CERTIFIED"):
+        verdict = VERDICT_WORDS[result.verdict]
+        found.append(f"Contradiction: result is {predicate.result}, but the verdict is {verdict}.")
+    totals = result.totals
+    said = {
+        "pass": totals.passed,
+        "fail": totals.failed,
+        "inconclusive": totals.inconclusive,
+        "error": totals.error,
+        "skip": totals.skip,
+        "waived": totals.waived,
+    }
+    if any(said[status] != have[status] for status in STATUSES):
+        found.append("Contradiction: the totals are not those of the checks listed.")
+    return tuple(found)
+
+
+def status_counts(statement: Statement) -> Counter[Status]:
+    """How many of the listed checks have each status: counted, not taken from the totals."""
+    return Counter(check.status for check in statement.predicate.bi_harness.checks)
+
+
+def counts_line(statement: Statement) -> str:
+    """``12 pass, 2 fail, 1 skip``, best first, without the zeros."""
+    have = status_counts(statement)
+    parts = [f"{have[status]:,} {status}" for status in reversed(STATUSES) if have[status]]
+    return ", ".join(parts) or "no checks"
+
+
+def problems(statement: Statement) -> tuple[CheckResult, ...]:
+    """The checks to show one by one: failures first, then errors, inconclusive ones and waived failures."""
+    checks = statement.predicate.bi_harness.checks
+    return tuple(check for status in PROBLEMS for check in checks if check.status == status)

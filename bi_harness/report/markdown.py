@@ -1,0 +1,181 @@
+"""``certificate.md``: the certificate in short, for a Buildkite annotation or a pull request's comment."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bi_harness.certificate.records import Status, Verdict
+from bi_harness.certificate.statement import Statement
+from bi_harness.report import facts
+from bi_harness.report.findings import Finding, finding, skip_groups
+from bi_harness.report.matrix_view import Slot, build_matrix
+from bi_harness.report.text import clean, count, plural, when
+from bi_harness.report.tree import entries, leaves
+
+MAX_BYTES: Final = 1_000_000
+"""Buildkite refuses an annotation of more than 1 MiB."""
+
+LISTED: Final = 200
+"""Entries of a list at first; fewer when the text would not fit."""
+
+_SYMBOLS: Final[dict[Status, str]] = {
+    "pass": "✅",
+    "fail": "❌",
+    "error": "💥",
+    "inconclusive": "❔",
+    "skip": "➖",
+    "waived": "📝",
+}
+_VERDICT_SYMBOLS: Final[dict[Verdict, str]] = {"CERTIFIED": "✅", "NOT_CERTIFIED": "❌", "INCONCLUSIVE": "❔"}
+
+# An underscore inside a word means nothing to Markdown, and names are full of them.
+_PUNCTUATION = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_CODE_SAFE = re.compile(r"[A-Za-z0-9 _./:=+@,-]+")
+_LINE_START = re.compile(r"^((?:[0-9]+(?=[.)](?: |$)))?)([-+=#.)])")
+_SCHEME = re.compile(r"\b(https?|ftp|mailto|www)(?=[:.])", re.IGNORECASE)
+
+
+def escape(value: object, limit: int = 400) -> str:
+    """One line of text that Markdown, GitHub's tables and raw HTML leave alone."""
+    text = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _LINE_START.sub(r"\1\\\2", _PUNCTUATION.sub(r"\\\1", text))
+    # A bare address would become a link that the certificate's authors did not mean.
+    return _SCHEME.sub(lambda match: f"{match[0][0]}&#8203;{match[0][1:]}", text)
+
+
+def code(value: object, limit: int = 200) -> str:
+    """An identifier in code style, or escaped where a code span could be broken out of."""
+    text = clean(value, limit)
+    return f"`{text}`" if _CODE_SAFE.fullmatch(text) else escape(text, limit)
+
+
+def render_markdown(statement: Statement) -> str:
+    """The text, always under ``MAX_BYTES``: lists are cut, with a note, until it fits."""
+    listed = LISTED
+    while True:
+        text = _render(statement, listed)
+        # Every list and every text in it is bounded, so this ends well before nothing is listed.
+        if len(text.encode()) < MAX_BYTES or listed == 0:
+            return text
+        listed //= 2
+
+
+def _render(statement: Statement, listed: int) -> str:
+    parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
+    parts += [_skips(statement, listed), _provenance(statement, listed)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(statement: Statement) -> str:
+    result = statement.predicate.bi_harness
+    title = f"{_VERDICT_SYMBOLS[result.verdict]} {facts.VERDICT_WORDS[result.verdict]}"
+    head = (
+        ("vLLM", facts.vllm_version(statement)),
+        ("scope", facts.scope_label(statement)),
+        ("weights", facts.weights_label(statement)),
+        ("started", when(result.started)),
+        ("run", result.run_id),
+        ("checks", facts.counts_line(statement)),
+    )
+    lines = [f"## {title}: {escape(facts.device_label(statement))}", ""]
+    lines += [escape(result.why, 1_000) or "No reason was recorded.", ""]
+    lines += [f"> ⚠️ {escape(line)}\\" for line in facts.caveats(statement)]
+    if lines[-1]:
+        lines[-1] = lines[-1].removesuffix("\\")  # a hard break, but not after the last
+        lines.append("")
+    lines.append(" · ".join(f"**{key}** {escape(value, 2_000) or '—'}" for key, value in head))
+    return "\n".join(lines)
+
+
+def _matrix(statement: Statement, listed: int) -> str:
+    matrix = build_matrix(statement.predicate.bi_harness.checks)
+    if not matrix.lines:
+        return "### Matrix\n\nThe certificate lists no checks."
+    columns, lines = matrix.columns[: max(1, listed // 10)], matrix.lines[:listed]
+    heads = [
+        f"{escape(column.suite, 80) or 'no suite'}<br>{escape(column.mode, 40) or 'no mode'}"
+        for column in columns
+    ]
+    out = ["### Matrix", "", f"| Cell | {' | '.join(heads)} |", f"| --- |{' --- |' * len(heads)}"]
+    for row, slots in lines:
+        label = " · ".join(
+            escape(part, 120) for part in (row.device, row.model, row.backend, row.parallel) if part
+        )
+        out.append(f"| {label} | {' | '.join(_slot(slot) for slot in slots[: len(columns)])} |")
+    left_rows, left_columns = len(matrix.lines) - len(lines), len(matrix.columns) - len(columns)
+    if left_rows or left_columns:
+        left = f"{plural(left_rows, 'more row')} and {plural(left_columns, 'more column')}"
+        out += ["", f"_{left} are in certificate.html._"]
+    return "\n".join(out)
+
+
+def _slot(slot: Slot) -> str:
+    if not slot.marks:
+        return "·"
+    parts = []
+    for status, found in slot.counts:
+        label = f"{_SYMBOLS[status]} {count(found)} {status}"
+        if status not in ("pass", "skip"):
+            names = ", ".join(escape(mark.check, 60) for mark in slot.of(status)[:6])
+            label += f": {names}{', …' if found > 6 else ''}"
+        elif status == "skip" and slot.rules:
+            label += f" ({', '.join(escape(rule, 60) for rule in slot.rules[:3])})"
+        parts.append(label)
+    return "<br>".join(parts)
+
+
+def _findings(statement: Statement, listed: int) -> str:
+    shown = facts.problems(statement)
+    if not shown:
+        return ""
+    out = ["### Failures, errors and inconclusive checks"]
+    for index, check in enumerate(shown[:listed], start=1):
+        out.append(_finding(finding(statement, check, index)))
+    if len(shown) > listed:
+        out.append(f"_{count(len(shown) - listed)} more are in certificate.html and certificate.json._")
+    return "\n\n".join(out)
+
+
+def _finding(item: Finding) -> str:
+    where = f"{code(item.check)} on {code(item.cell_label, 300)}"
+    lines = [f"#### {_SYMBOLS[item.status]} {item.status}: {where}", ""]
+    story = (item.reason, item.figures, item.where, item.control)
+    lines += [f"{escape(text, 1_000)}  " for text in story if text]
+    if item.log:
+        lines.append(f"Log: {code(item.log, 400)}")
+    return "\n".join([*lines, "", _fenced(item.command)])
+
+
+def _fenced(command: str) -> str:
+    # A fence must be longer than any run of backticks inside it.
+    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}shell\n{command}\n{fence}"
+
+
+def _skips(statement: Statement, listed: int) -> str:
+    groups = skip_groups(statement)
+    if not groups:
+        return ""
+    out = ["### Skips", "", "| Rule | Cells | Reason |", "| --- | --- | --- |"]
+    out += [
+        f"| {escape(group.rule, 120)} | {count(len(group.cells))} | {escape(group.reason) or '—'} |"
+        for group in groups[:listed]
+    ]
+    if len(groups) > listed:
+        out += ["", f"_{plural(len(groups) - listed, 'more rule')} in certificate.html._"]
+    return "\n".join(out)
+
+
+def _provenance(statement: Statement, listed: int) -> str:
+    result = statement.predicate.bi_harness
+    found = list(leaves(entries(result.provenance))) if result.provenance else []
+    # The blank lines around the table are what lets Markdown inside <details> be read as Markdown.
+    out = ["<details><summary>Provenance</summary>", "", "| | |", "| --- | --- |"]
+    out += [f"| {escape(key, 300)} | {escape(value)} |" for key, value in found[:listed]]
+    if not found:
+        out.append("| nothing was recorded | |")
+    if len(found) > listed:
+        out += ["", f"_{count(len(found) - listed)} more in certificate.html._"]
+    return "\n".join([*out, "", "</details>"])

@@ -1,0 +1,55 @@
+"""Putting a run's certificate and its reports on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from bi_harness.certificate.statement import Statement
+from bi_harness.errors import InfrastructureError
+from bi_harness.report.html import render_html
+from bi_harness.report.junit import render_junit
+from bi_harness.report.markdown import render_markdown
+from bi_harness.report.parquet import render_parquet
+
+CERTIFICATE: Final = "certificate.json"
+
+# The certificate comes first: a fault in a report's rendering must not cost what the run found out.
+_WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
+    CERTIFICATE: Statement.to_json,
+    "certificate.html": render_html,
+    "certificate.md": render_markdown,
+    "junit.xml": render_junit,
+    "cells.parquet": render_parquet,
+}
+
+
+def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
+    """Writes every file of the run's folder that is computed from ``statement``; returns name → path.
+
+    Each file appears whole or not at all, and writing twice gives the same bytes.
+    """
+    return {name: _replace(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+
+
+def _replace(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)  # mkstemp's 600 would hide a report from the CI's uploader
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
