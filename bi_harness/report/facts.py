@@ -41,9 +41,26 @@ def device_id(statement: Statement) -> str:
 
 def device_label(statement: Statement) -> str:
     """The device's id and, where the host gave one, its name: ``h200 (NVIDIA H200)``."""
-    name = statement.predicate.bi_harness.device.get("name")
     label = clean(device_id(statement), 80)
-    return f"{label} ({clean(name, 120)})" if isinstance(name, str) and name.strip() else label
+    device = statement.predicate.bi_harness.device
+    name = _hardware(device) or _hardware(device.get("host"))
+    return f"{label} ({name})" if name else label
+
+
+def _hardware(holder: object) -> str:
+    """The hardware's name in what a host said of itself: its own, else its GPUs', else its CPU's."""
+    if not isinstance(holder, Mapping):
+        return ""
+    if isinstance(holder.get("name"), str):
+        return clean(holder["name"], 120)
+    gpus = holder.get("gpus")
+    if isinstance(gpus, list | tuple):
+        names = [gpu["name"] for gpu in gpus if isinstance(gpu, Mapping) and isinstance(gpu.get("name"), str)]
+        kinds = [f"{names.count(name)} × {clean(name, 80)}" for name in dict.fromkeys(names)]
+        if kinds:
+            return clean(", ".join(kinds), 120)
+    found = holder.get("cpu_model")
+    return clean(found, 120) if isinstance(found, str) else ""
 
 
 def vllm_version(statement: Statement) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shlex
 
-from bi_harness.report.facts import device_id, vllm_version
+from bi_harness.report.facts import device_id, device_label, vllm_version
 from bi_harness.report.reproduce import reproduce_command
 
 from . import samples
@@ -39,3 +39,15 @@ def test_facts_survive_their_absence() -> None:
         assert vllm_version(samples.statement("CERTIFIED", (), provenance=provenance)) == "0.26.0"
     for provenance in ({"vllm": None}, {"vllm": {"version": 3}}, {"packages": "none"}):
         assert vllm_version(samples.statement("CERTIFIED", (), provenance=provenance)) == "unknown"
+
+
+def test_the_device_is_named_from_whatever_the_host_said() -> None:
+    gpus = [{"name": "NVIDIA H200"}, {"name": "NVIDIA H200"}, {"index": 2}]
+    for device, label in (
+        ({"id": "h200", "name": "NVIDIA H200"}, "h200 (NVIDIA H200)"),
+        ({"id": "h200", "gpus": gpus, "cpu_model": "EPYC"}, "h200 (2 × NVIDIA H200)"),
+        ({"id": "cpu", "gpus": [], "cpu_model": "EPYC"}, "cpu (EPYC)"),
+        ({"id": "cpu", "host": {"cpu_model": "EPYC"}}, "cpu (EPYC)"),
+        ({"id": "cpu", "host": "x", "gpus": 3}, "cpu"),
+    ):
+        assert device_label(samples.statement("CERTIFIED", (), device=device)) == label
