@@ -90,7 +90,7 @@ def _problem(
 
 def _plain(details: ErrorDetails) -> str:
     text = details["msg"].removeprefix("Value error, ")
-    text = text.replace("Input should", "must")
+    text = text.replace("Input should", "must").replace("String should", "must")
     return text[0].lower() + text[1:] if text[:2].istitle() or text[:1].islower() else text
 
 

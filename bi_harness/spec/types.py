@@ -32,9 +32,7 @@ class SpecModel(BaseModel):
 
 def _id(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value):
-        raise ValueError(
-            "an id is lower-case letters, digits and . _ - (80 at most, no punctuation first)"
-        )
+        raise ValueError("an id is lower-case letters, digits and . _ - (80 at most, no punctuation first)")
     return value
 
 

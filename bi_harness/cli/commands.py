@@ -1,0 +1,31 @@
+"""The commands: name → where it is and what ``bi-harness --help`` says of it. Nothing is imported here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class CommandEntry(NamedTuple):
+    """One command.
+
+    Attributes:
+        module: has a function of the command's name, or, for a command with commands of its own, a
+            ``typer.Typer`` named ``app`` (made by ``bi_harness.cli.lazy.new_app``). A module that this
+            checkout does not have leaves the others alone.
+        help: one line.
+    """
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, CommandEntry] = {
+    "plan": CommandEntry("bi_harness.cli.plan", "Show what a run would do, and what the rules exclude."),
+    "run": CommandEntry("bi_harness.cli.run", "Run the checks on this host and write a certificate."),
+    "report": CommandEntry("bi_harness.cli.report", "Write a run's reports anew from its journal."),
+    "doctor": CommandEntry(
+        "bi_harness.cli.doctor", "Tell whether this host can certify, and what is missing."
+    ),
+    "model": CommandEntry("bi_harness.cli.model", "Make synthetic checkpoints."),
+}
+"""In the order of the help."""

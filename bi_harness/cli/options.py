@@ -1,0 +1,93 @@
+"""The flags that commands share. Each has a ``BI_HARNESS_*`` variable; a repeatable one splits at blanks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ProfileName(StrEnum):
+    """``--profile``."""
+
+    smoke = "smoke"
+    nightly = "nightly"
+    release = "release"
+
+
+class WeightsName(StrEnum):
+    """``--weights``."""
+
+    named = "named"
+    synthetic = "synthetic"
+
+
+class ModeName(StrEnum):
+    """``--mode``."""
+
+    eager = "eager"
+    compile = "compile"
+
+
+Device = Annotated[
+    str, typer.Option("--device", "-d", envvar="BI_HARNESS_DEVICE", help="Device of hardware.yaml, or auto.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", envvar="BI_HARNESS_MODEL", help="Only this model (repeatable)."),
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option("--suite", "-s", envvar="BI_HARNESS_SUITE", help="Only this suite (repeatable)."),
+]
+Backends = Annotated[
+    list[str] | None,
+    typer.Option("--backend", envvar="BI_HARNESS_BACKEND", help="Only this attention backend (repeatable)."),
+]
+Modes = Annotated[
+    list[ModeName] | None,
+    typer.Option("--mode", envvar="BI_HARNESS_MODE", help="Only this mode (repeatable)."),
+]
+Expression = Annotated[
+    str | None,
+    typer.Option("-k", envvar="BI_HARNESS_K", help="Only checks that match, as in pytest, on CELL::CHECK."),
+]
+Profile = Annotated[
+    ProfileName, typer.Option("--profile", "-p", envvar="BI_HARNESS_PROFILE", help="How much to run.")
+]
+Weights = Annotated[
+    WeightsName,
+    typer.Option("--weights", envvar="BI_HARNESS_WEIGHTS", help="Checkpoints, or weights made on the spot."),
+]
+Layers = Annotated[
+    int | None,
+    typer.Option("--layers", min=1, envvar="BI_HARNESS_LAYERS", help="Cut synthetic models to N layers."),
+]
+VllmVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--vllm-version",
+        envvar="BI_HARNESS_VLLM_VERSION",
+        help="Release that rules are decided for; by default the one installed.",
+    ),
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", min=0, envvar="BI_HARNESS_GPUS", help="GPUs of the host; the device's usual number."
+    ),
+]
+ModelsFile = Annotated[
+    Path | None, typer.Option("--models-file", envvar="BI_HARNESS_MODELS", help="models.yaml to use.")
+]
+HardwareFile = Annotated[
+    Path | None, typer.Option("--hardware-file", envvar="BI_HARNESS_HARDWARE", help="hardware.yaml to use.")
+]
+SuitesDir = Annotated[
+    Path | None, typer.Option("--suites-dir", envvar="BI_HARNESS_SUITES", help="Folder of suites to use.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
+]

@@ -1,0 +1,90 @@
+"""From a plan to the cells and checks that are asked for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from bi_harness.errors import UsageError
+from bi_harness.matrix.cells import Cell, Plan
+from bi_harness.matrix.expression import compile_expression
+from bi_harness.matrix.rules import Point, device_meets, point_meets
+from bi_harness.matrix.units import units_of
+from bi_harness.spec.load import Spec
+from bi_harness.spec.suggest import did_you_mean, listed
+from bi_harness.spec.suites import CheckSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is asked for.
+
+    Attributes:
+        plan: the plan with those cells alone that have a check left.
+        checks: the ids of each such cell's checks, by cell id, in plan order; never empty for a cell.
+    """
+
+    plan: Plan
+    checks: Mapping[str, tuple[str, ...]]
+
+    @property
+    def running(self) -> int:
+        """How many checks run."""
+        return sum(len(self.checks[p.cell.id]) for p in self.plan.cells if p.status == "run")
+
+
+def known(kind: str, names: Iterable[str], valid: Iterable[str]) -> None:
+    """Refuse names that do not exist.
+
+    Raises:
+        UsageError: one line for each unknown name.
+    """
+    all_valid = list(valid)
+    wrong = [
+        f'there is no {kind} "{name}".{did_you_mean(name, all_valid)} There are: {listed(all_valid)}'
+        for name in names
+        if name not in all_valid
+    ]
+    if wrong:
+        raise UsageError("\n".join(wrong))
+
+
+def absent(names: Iterable[str], plan: Plan) -> tuple[str, ...]:
+    """Those of the named models that have no cell in the plan, run or skipped: the user should hear of it."""
+    present = {planned.cell.model for planned in plan.cells}
+    return tuple(name for name in dict.fromkeys(names) if name not in present)
+
+
+def checks_of(spec: Spec, cell: Cell) -> tuple[CheckSpec, ...]:
+    """The checks of the cell's suite that make sense on the cell."""
+    attention = spec.models[cell.model].attention
+    point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite)
+    device = spec.devices[cell.device]
+    return tuple(
+        check
+        for check in spec.suites[cell.suite].checks
+        if device_meets(check.needs, device) and point_meets(check.needs, point)
+    )
+
+
+def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
+    """The checks of a plan that meet ``-k``.
+
+    Args:
+        expression: pytest's ``-k`` grammar over ``<cell id>::<check>``; ``None`` or blank for everything.
+
+    Raises:
+        UsageError: the expression is not valid.
+    """
+    matches = compile_expression(expression) if expression and expression.strip() else None
+    checks: dict[str, tuple[str, ...]] = {}
+    for planned in plan.cells:
+        cell = planned.cell.id
+        names = [check.id for check in checks_of(spec, planned.cell)]
+        if matches is not None:
+            names = [name for name in names if matches(f"{cell}::{name}")]
+        if names:
+            checks[cell] = tuple(names)
+    cells = tuple(planned for planned in plan.cells if planned.cell.id in checks)
+    cpu = spec.devices[plan.device].kind == "cpu"
+    return Selection(plan=replace(plan, cells=cells, units=units_of(cells, cpu=cpu)), checks=checks)

@@ -1,0 +1,228 @@
+"""Spec → plan."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bi_harness.errors import UsageError
+from bi_harness.matrix.cells import Plan
+from bi_harness.matrix.expand import expand
+from bi_harness.matrix.rules import Point, RuleBook, device_meets, holds_for, point_meets, version
+from bi_harness.matrix.select import absent, select
+from bi_harness.spec.load import Spec, default_paths, load_spec
+from bi_harness.spec.types import PROFILES
+
+_paths = default_paths(environ={})
+SHIPPED = load_spec(_paths.models, _paths.hardware, _paths.suites)
+
+
+def plan(spec: Spec, device: str = "gpu", **options: Any) -> Plan:
+    return expand(spec, device, **{"vllm_version": "0.33.0", "profile": "nightly", **options})
+
+
+def ids(found: Plan, status: str) -> list[str]:
+    return [planned.cell.id for planned in found.cells if planned.status == status]
+
+
+def test_the_order_is_model_backend_sizes_mode_suite(spec: Spec) -> None:
+    found = plan(spec, models=["big"])
+    assert [planned.cell.id for planned in found.cells] == [
+        f"gpu/big/{backend}/tp{tp}-dp1/{mode}/core"
+        for backend in ("FLASH_ATTN", "TRITON_ATTN")
+        for tp in (1, 2)
+        for mode in ("eager", "compile")
+    ]
+
+
+def test_rules_depend_on_the_release(spec: Spec) -> None:
+    old = plan(spec, models=["big"], vllm_version="0.21.0")
+    assert all(cell.endswith("compile/core") for cell in ids(old, "skip"))
+    skipped = [planned for planned in old.cells if planned.status == "skip"]
+    assert len(skipped) == 4
+    assert {(p.rule, p.reason, p.source) for p in skipped} == {("eager-only", "Eager only.", "PR 1")}
+    assert not ids(plan(spec, models=["big"]), "skip")
+
+
+def test_profiles_and_devices_decide_which_models_take_part(spec: Spec) -> None:
+    assert {p.cell.model for p in plan(spec, "cpu").cells} == {"tiny"}
+    assert {p.cell.model for p in plan(spec, profile="smoke").cells} == {"tiny"}
+    assert {p.cell.model for p in plan(spec).cells} == {"tiny", "big"}
+
+
+def test_a_model_that_is_named_runs_in_any_profile_and_is_never_lost_in_silence(spec: Spec) -> None:
+    assert ids(plan(spec, profile="smoke", models=["big"]), "run")
+    elsewhere = plan(spec, "cpu", models=["big"])
+    assert {planned.rule for planned in elsewhere.cells} == {"devices"}
+    assert not elsewhere.units
+    assert absent(["big", "tiny"], elsewhere) == ("tiny",)
+
+
+def test_too_few_gpus(spec: Spec) -> None:
+    found = plan(spec, models=["big"], gpus=1)
+    assert {(p.cell.tp, p.rule) for p in found.cells} == {(1, None), (2, "gpus")}
+
+
+def test_units_are_shared_unless_the_suite_wants_its_own(spec: Spec) -> None:
+    both = replace(
+        spec,
+        suites={
+            name: spec.suites["core"].model_copy(update={"id": name, "engine": engine})
+            for name, engine in (("core", "shared"), ("batch_invariance", "shared"), ("eagle_dp", "own"))
+        },
+        models={
+            "tiny": spec.models["tiny"].model_copy(
+                update={"suites": ("core", "batch_invariance", "eagle_dp")}
+            )
+        },
+    )
+    found = plan(both, "cpu", modes=["eager"])
+    assert [(unit.id.rsplit("/", 1)[-1], len(unit.cells), unit.gpus) for unit in found.units] == [
+        ("eager", 2, 0),
+        ("eagle_dp", 1, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpx"}, 'no device "gpx". Did you mean "gpu"?'),
+        ({"models": ["bigg", "tiny"]}, 'no model "bigg". Did you mean "big"?'),
+        ({"suites": ["cor"]}, 'no suite "cor". Did you mean "core"?'),
+        ({"backends": ["FLASH_ATN"]}, 'no backend "FLASH_ATN". Did you mean "FLASH_ATTN"?'),
+        ({"modes": ["compiled"]}, 'no mode "compiled". Did you mean "compile"?'),
+        ({"profile": "night"}, "no profile"),
+        ({"vllm_version": "latest"}, "not a vLLM version"),
+        ({"layers": 2}, "--layers 2 needs --weights synthetic: big's own weights are fixed"),
+        ({"layers": 9, "weights": "synthetic"}, "--layers 9: tiny has 4; give 1 to 4"),
+        ({"gpus": -1}, "--gpus -1"),
+    ],
+)
+def test_what_cannot_be(spec: Spec, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(spec, **options)
+    assert message in str(caught.value)
+
+
+_subset = st.lists(st.sampled_from(list(SHIPPED.models)), max_size=4, unique=True)
+_options = st.fixed_dictionaries(
+    {
+        "device": st.sampled_from(list(SHIPPED.devices)),
+        "vllm_version": st.sampled_from(
+            ["0.11.1", "0.12.0", "0.20.0", "0.21.0", "0.22.0", "0.33.0", "1.0.dev1"]
+        ),
+        "profile": st.sampled_from(PROFILES),
+        "weights": st.sampled_from(["named", "synthetic"]),
+        "gpus": st.one_of(st.none(), st.integers(0, 8)),
+        "models": st.one_of(st.none(), _subset),
+        "modes": st.one_of(st.none(), st.sampled_from([["eager"], ["compile"]])),
+        "backends": st.one_of(st.none(), st.sampled_from([["FLASH_ATTN"], ["CPU_ATTN", "TRITON_MLA"]])),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_options)
+def test_what_holds_for_every_plan(options: dict[str, Any]) -> None:
+    device = options.pop("device")
+    found = expand(SHIPPED, device, **options)
+    cells = [planned.cell.id for planned in found.cells]
+    assert len(set(cells)) == len(cells)
+    assert found == expand(SHIPPED, device, **options)
+    running = [planned for planned in found.cells if planned.status == "run"]
+    for planned in found.cells:
+        assert (planned.status == "run") == (planned.rule is None)
+        assert bool(planned.reason) == bool(planned.source) == (planned.status == "skip")
+    members = [cell for unit in found.units for cell in unit.cells]
+    assert sorted(c.id for c in members) == sorted(p.cell.id for p in running)
+    unit_of = {planned.cell.id: planned.unit for planned in running}
+    place = SHIPPED.devices[device]
+    for unit in found.units:
+        assert {unit_of[cell.id] for cell in unit.cells} == {unit.id}
+        assert unit.gpus == (0 if place.kind == "cpu" else unit.cells[0].tp * unit.cells[0].dp)
+        if place.kind == "cuda":
+            assert unit.gpus <= (place.gpus if options["gpus"] is None else options["gpus"])
+    # A filter only ever takes away.
+    wider = expand(SHIPPED, device, **{**options, "modes": None, "backends": None})
+    assert set(found.cells) <= set(wider.cells)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), _options)
+def test_a_decision_does_not_depend_on_the_order_of_models(
+    shuffle: random.Random, options: dict[str, Any]
+) -> None:
+    device = options.pop("device")
+    names = list(SHIPPED.models)
+    shuffle.shuffle(names)
+    other = replace(SHIPPED, models={name: SHIPPED.models[name] for name in names})
+    assert set(expand(SHIPPED, device, **options).cells) == set(expand(other, device, **options).cells)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(list(SHIPPED.devices)),
+    st.sampled_from(["0.12.0", "0.20.0", "0.21.0", "0.33.0"]),
+    st.sampled_from(["mha", "mla", "hybrid"]),
+    st.sampled_from(["FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "CPU_ATTN"]),
+    st.sampled_from(["eager", "compile"]),
+    st.sampled_from(["batch_invariance", "eagle_dp"]),
+)
+def test_remembered_decisions_are_those_of_asking_every_rule(
+    device: str, release: str, attention: Any, backend: str, mode: Any, suite: str
+) -> None:
+    place = SHIPPED.devices[device]
+    point = Point("qwen3-8b", attention, backend, 1, 1, mode, suite)
+    book = RuleBook(SHIPPED.rules, place, version(release))
+    plainly = next(
+        (
+            rule.id
+            for rule in SHIPPED.rules
+            if holds_for(rule, version(release))
+            and device_meets(rule.when, place)
+            and point_meets(rule.when, point)
+        ),
+        None,
+    )
+    for _ in range(2):
+        decided = book.decide(point)
+        assert (decided.rule if decided else None) == plainly
+
+
+def test_a_hundred_thousand_cells_expand_within_a_second(spec: Spec) -> None:
+    model = SHIPPED.models["qwen3-1.7b"].model_copy(
+        update={"tp": (1, 2, 4, 8), "dp": (1, 2), "devices": None}
+    )
+    suites = {
+        f"s{i}": SHIPPED.suites["batch_invariance"].model_copy(update={"id": f"s{i}"}) for i in range(10)
+    }
+    models = {f"m{i}": model.model_copy(update={"id": f"m{i}", "suites": tuple(suites)}) for i in range(220)}
+    large = replace(SHIPPED, models=models, suites=suites)
+    best = 9.0
+    for _ in range(3):
+        start = time.process_time()
+        found = expand(large, "h200", vllm_version="0.20.0", profile="nightly", gpus=8)
+        best = min(best, time.process_time() - start)
+    assert len(found.cells) == 220 * 3 * 8 * 2 * 10 >= 100_000
+    assert best < 1.0
+
+
+def test_the_shipped_plans(tmp_path: Path) -> None:
+    def models(device: str, profile: str) -> set[str]:
+        found = expand(SHIPPED, device, vllm_version="0.32.0", profile=profile)  # type: ignore[arg-type]
+        return {planned.cell.model for planned in found.cells if planned.status == "run"}
+
+    assert models("cpu", "smoke") == {"qwen3-tiny"}
+    assert models("cpu", "nightly") == {"qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny"}
+    assert models("h200", "smoke") == {"qwen3-1.7b"}
+    assert "deepseek-v3" in models("h200", "release")
+    assert "deepseek-v3" not in models("h100", "release")
+    smoke = select(expand(SHIPPED, "cpu", vllm_version="0.32.0", profile="smoke"), SHIPPED)
+    assert smoke.running == 2
