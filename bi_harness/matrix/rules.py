@@ -144,8 +144,8 @@ SOURCE = "bi-harness"
 MARGIN_GIB = 2.0
 """What an engine needs beside its weights at the least: activations, a KV cache, CUDA's own."""
 
-USABLE = 0.9
-"""The part of a device's memory that an engine may take."""
+USABLE = 0.85
+"""The part of a device's memory that an engine may take: `gpu_memory_utilization` of hardware.yaml."""
 
 
 def for_device(model: ModelSpec, device: DeviceSpec) -> Exclusion | None:
