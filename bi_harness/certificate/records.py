@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "bi-harness/certificate/1"
-
 Status = Literal["pass", "fail", "inconclusive", "error", "skip", "waived"]
 Verdict = Literal["CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"]
 
@@ -52,11 +50,12 @@ class BatchReached(Record):
     """What the scheduler really did in one arm (read from its own step log, never assumed).
 
     Attributes:
-        batch_size: requests submitted together; 1 for the reference arm.
-        max_requests: most requests scheduled in one engine step.
-        max_tokens: most tokens scheduled in one engine step.
-        steps: engine steps taken.
+        batch_size: requests submitted together (a burst); 1 for the reference arm.
         prompts: requests of the arm.
+        steps: engine steps taken.
+        max_requests: requests that ran together in one engine step: the peak of each whole burst, and of
+            those the smallest. A last burst that holds fewer requests than ``batch_size`` does not count.
+        max_tokens: most tokens scheduled in one engine step.
     """
 
     batch_size: Annotated[int, Field(ge=1)]

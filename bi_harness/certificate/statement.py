@@ -10,10 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bi_harness.certificate.records import SCHEMA, CheckResult, Count, Record, Verdict
-
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+from bi_harness.certificate.records import CheckResult, Count, Record, Verdict
 
 
 class ResourceDescriptor(Record):
@@ -58,7 +55,8 @@ class Scope(Record):
     Attributes:
         profile: ``smoke``, ``nightly`` or ``release``.
         filters: the selection flags in use (``model``, ``suite``, ``k``, ...); empty for everything.
-        weights: ``named`` or ``synthetic``.
+        weights: ``named`` or ``synthetic``, as asked; ``models`` says what ran.
+        models: for each model, the weights that ran: a repository and revision, or how they were made.
         layers: the number of layers asked for, ``None`` for the model's own.
         seed: the workload's seed.
     """
@@ -66,6 +64,7 @@ class Scope(Record):
     profile: str
     filters: dict[str, str]
     weights: str
+    models: dict[str, str] = Field(default_factory=dict)
     layers: int | None
     seed: int
 
@@ -88,7 +87,7 @@ class HarnessResult(Record):
         checks: every planned check, run or skipped, in plan order.
     """
 
-    schema_: Literal["bi-harness/certificate/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
     verdict: Verdict
     why: str
     device: dict[str, Any]
@@ -117,9 +116,13 @@ class Predicate(Record):
 class Statement(Record):
     """``certificate.json``."""
 
-    type_: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(
+        default="https://in-toto.io/Statement/v1", alias="_type"
+    )
     subject: tuple[ResourceDescriptor, ...]
-    predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"] = PREDICATE_TYPE
+    predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"] = (
+        "https://in-toto.io/attestation/test-result/v0.1"
+    )
     predicate: Predicate
 
     def to_json(self) -> str:

@@ -1,1 +1,1 @@
-
+"""Bitwise comparison of observations. Pure: numpy alone, no tolerance anywhere, no torch, no vLLM."""

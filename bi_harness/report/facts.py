@@ -85,7 +85,7 @@ def _version(holder: object) -> str:
 def weights_label(statement: Statement) -> str:
     """Which weights ran, with the number of layers where it was not the model's own."""
     scope = statement.predicate.bi_harness.scope
-    label = clean(scope.weights, 80)
+    label = clean("; ".join(f"{m}: {w}" for m, w in scope.models.items()) or scope.weights, 400)
     return label if scope.layers is None else f"{label}, {plural(scope.layers, 'layer')} only"
 
 
@@ -108,7 +108,9 @@ def caveats(statement: Statement) -> tuple[str, ...]:
         found.append("The run was interrupted before its end.")
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
-    if result.scope.weights == "synthetic":
+    if result.scope.weights == "synthetic" or any(
+        weights.startswith("synthetic") for weights in result.scope.models.values()
+    ):
         found.append("Synthetic weights: random values in the model's shape, not the released checkpoint.")
     if result.scope.layers is not None:
         found.append(f"Shortened model: {plural(result.scope.layers, 'layer')} only.")

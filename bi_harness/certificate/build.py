@@ -1,0 +1,186 @@
+"""From a journal's events to the certificate. Pure: the same events give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bi_harness.certificate.events import (
+    CheckFinished,
+    EngineReady,
+    Event,
+    PlannedChecks,
+    RunFinished,
+    RunStarted,
+    UnitFinished,
+)
+from bi_harness.certificate.records import CheckResult
+from bi_harness.certificate.statement import (
+    EffectiveArm,
+    HarnessResult,
+    Predicate,
+    ResourceDescriptor,
+    Statement,
+)
+from bi_harness.certificate.verdict import totals, verdict
+from bi_harness.errors import UsageError
+
+Key = tuple[str, str]
+
+
+@dataclass
+class _Fold:
+    """What the events say, gathered in one pass."""
+
+    results: dict[Key, CheckResult] = field(default_factory=dict)
+    arms: list[EffectiveArm] = field(default_factory=list)
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    units: dict[str, UnitFinished] = field(default_factory=dict)
+    finished: RunFinished | None = None
+
+
+def build(events: Sequence[Event], journal_digest: str) -> Statement:
+    """The certificate of a run.
+
+    Args:
+        events: of one journal, in order.
+        journal_digest: sha256 of the journal's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        UsageError: when the journal does not begin with ``run_started``, tells of two runs, or gives one
+            check two results.
+    """
+    if not events or not isinstance(events[0], RunStarted):
+        raise UsageError("the journal does not begin with run_started: it is not of a run, or was cut off")
+    start = events[0]
+    fold = _gather(events[1:])
+    results = tuple(result for planned in start.plan for result in _results(planned, fold))
+    unplanned = fold.results.keys() - {(r.cell, r.check) for r in results}
+    if unplanned:
+        raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
+    interrupted = fold.finished is None or fold.finished.interrupted
+    verdict_, why = verdict(results, complete=not interrupted)
+    provenance = _provenance(start, fold, journal_digest)
+    return Statement(
+        subject=_subject(provenance),
+        predicate=Predicate(
+            result="PASSED" if verdict_ == "CERTIFIED" else "FAILED",
+            configuration=_configuration(provenance),
+            passedTests=_names(results, "pass"),
+            warnedTests=_names(results, "waived"),
+            failedTests=_names(results, "fail", "error", "inconclusive"),
+            bi_harness=HarnessResult(
+                verdict=verdict_,
+                why=why,
+                device=start.device,
+                run_id=start.run_id,
+                started=start.time,
+                finished=fold.finished.time if fold.finished else None,
+                interrupted=interrupted,
+                scope=start.scope,
+                totals=totals(results),
+                effective=tuple(fold.arms),
+                provenance=provenance,
+                checks=results,
+            ),
+        ),
+    )
+
+
+def _gather(events: Sequence[Event]) -> _Fold:
+    fold = _Fold()
+    for event in events:
+        if isinstance(event, RunStarted):
+            raise UsageError("the journal tells of two runs")
+        if isinstance(event, CheckFinished):
+            key = (event.result.cell, event.result.check)
+            if key in fold.results:
+                # No rerun until green: a second result is never taken, whatever it says.
+                raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
+            fold.results[key] = event.result
+        elif isinstance(event, EngineReady):
+            fold.arms.append(event.arm)
+            fold.engines.append(event.provenance)
+        elif isinstance(event, UnitFinished):
+            fold.units[event.unit] = event
+        elif isinstance(event, RunFinished):
+            fold.finished = event
+    return fold
+
+
+def _results(planned: PlannedChecks, fold: _Fold) -> list[CheckResult]:
+    if planned.rule is not None:
+        reason = f"{planned.reason} [{planned.source}]" if planned.source else planned.reason
+        return [
+            CheckResult(cell=planned.cell, check=check, status="skip", reason=reason, rule=planned.rule)
+            for check in planned.checks
+        ]
+    return [
+        fold.results.get((planned.cell, check)) or _never_ran(planned, check, fold)
+        for check in planned.checks
+    ]
+
+
+def _never_ran(planned: PlannedChecks, check: str, fold: _Fold) -> CheckResult:
+    unit = fold.units.get(planned.unit)
+    if unit is None:
+        reason = "it never ran: the run ended before its unit did"
+    elif unit.message:
+        reason = unit.message
+    else:
+        reason = "its unit ended without a result of it"
+    return CheckResult(
+        cell=planned.cell, check=check, status="error", reason=reason, log=unit.log if unit else None
+    )
+
+
+def _provenance(start: RunStarted, fold: _Fold, journal_digest: str) -> dict[str, Any]:
+    engine: dict[str, Any] = {}
+    for said in fold.engines:
+        for key, value in said.items():
+            if key == "checkpoints":
+                engine[key] = {**engine.get(key, {}), **value}
+            elif key in engine and engine[key] != value:
+                raise UsageError(f"the run's engines do not agree on {key}: {engine[key]} and {value}")
+            else:
+                engine[key] = value
+    checkpoints = engine.pop("checkpoints", {})
+    digests = {**start.provenance.get("digests", {}), "journal": f"sha256:{journal_digest}"}
+    if checkpoints:
+        digests["checkpoints"] = dict(sorted(checkpoints.items()))
+    return {**start.provenance, **engine, "digests": digests}
+
+
+def _subject(provenance: dict[str, Any]) -> tuple[ResourceDescriptor, ...]:
+    """What the verdict is about: the vLLM that ran, and the checkpoints it ran on."""
+    vllm = provenance.get("vllm", {})
+    found = []
+    if vllm.get("record_sha256"):
+        found.append(
+            ResourceDescriptor(
+                name=f"{vllm.get('distribution', 'vllm')}-{vllm['version']}",
+                digest={"sha256": vllm["record_sha256"]},
+                annotations={"digest_of": "the installed distribution's RECORD"},
+            )
+        )
+    for model, digest in provenance["digests"].get("checkpoints", {}).items():
+        found.append(ResourceDescriptor(name=f"checkpoint:{model}", digest=_digest(digest)))
+    return tuple(found)
+
+
+def _configuration(provenance: dict[str, Any]) -> tuple[ResourceDescriptor, ...]:
+    return tuple(
+        ResourceDescriptor(name=name, digest=_digest(value))
+        for name, value in sorted(provenance["digests"].items())
+        if isinstance(value, str)
+    )
+
+
+def _digest(text: str) -> dict[str, str]:
+    algorithm, _, value = text.partition(":")
+    return {algorithm: value}
+
+
+def _names(results: Sequence[CheckResult], *statuses: str) -> tuple[str, ...]:
+    return tuple(f"{r.cell}::{r.check}" for r in results if r.status in statuses)

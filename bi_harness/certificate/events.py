@@ -1,0 +1,135 @@
+"""What a run writes down as it goes: the journal's events. Certificate and reports follow from them alone.
+
+A journal is ``events.jsonl``, one event a line, in the order in which they were written. The runner writes
+``RunStarted`` first, with the whole plan, so that a check that leaves no trace is still missed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from bi_harness.certificate.records import CheckResult, Count, Record
+from bi_harness.certificate.statement import EffectiveArm, Scope
+
+
+class PlannedChecks(Record):
+    """One cell of the plan.
+
+    Attributes:
+        cell: its id.
+        unit: the unit that serves it.
+        checks: the checks to run (or, for a skipped cell, that would have run), in order.
+        rule: id of the rule that skips it; ``None`` when it runs.
+        reason: of the skip.
+        source: of the rule.
+    """
+
+    cell: str
+    unit: str
+    checks: tuple[str, ...]
+    rule: str | None = None
+    reason: str = ""
+    source: str = ""
+
+
+class RunStarted(Record):
+    """The first event: what was asked for, of whom, and with what."""
+
+    type: Literal["run_started"] = "run_started"
+    time: str
+    run_id: str
+    device: dict[str, Any]
+    scope: Scope
+    plan: tuple[PlannedChecks, ...]
+    provenance: dict[str, Any]
+
+
+class UnitStarted(Record):
+    """A unit's process was started."""
+
+    type: Literal["unit_started"] = "unit_started"
+    time: str
+    unit: str
+
+
+class EngineReady(Record):
+    """An engine answered, and said what it is."""
+
+    type: Literal["engine_ready"] = "engine_ready"
+    time: str
+    arm: EffectiveArm
+    provenance: dict[str, Any]
+
+
+class CheckStarted(Record):
+    """A check began."""
+
+    type: Literal["check_started"] = "check_started"
+    time: str
+    cell: str
+    check: str
+
+
+class CheckProgress(Record):
+    """Bursts done of one arm of a check: a sign of life."""
+
+    type: Literal["check_progress"] = "check_progress"
+    time: str
+    cell: str
+    check: str
+    arm: str
+    done: Count
+    of: Count
+
+
+class CheckFinished(Record):
+    """A check ended, with its result."""
+
+    type: Literal["check_finished"] = "check_finished"
+    time: str
+    result: CheckResult
+
+
+class UnitFinished(Record):
+    """A unit's process ended.
+
+    Attributes:
+        outcome: ``completed``, ``crashed``, ``timed_out`` or ``interrupted``.
+        message: one sentence for a reader; empty when it completed.
+        log: the unit's log, relative to the run folder.
+        duration_s: seconds of wall time.
+    """
+
+    type: Literal["unit_finished"] = "unit_finished"
+    time: str
+    unit: str
+    outcome: Literal["completed", "crashed", "timed_out", "interrupted"]
+    message: str = ""
+    log: str | None = None
+    duration_s: float
+
+
+class RunFinished(Record):
+    """The last event. A journal without it is of a run that was cut off."""
+
+    type: Literal["run_finished"] = "run_finished"
+    time: str
+    interrupted: bool
+
+
+Event = Annotated[
+    RunStarted
+    | UnitStarted
+    | EngineReady
+    | CheckStarted
+    | CheckProgress
+    | CheckFinished
+    | UnitFinished
+    | RunFinished,
+    Field(discriminator="type"),
+]
+
+EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+"""To and from JSON: ``EVENTS.validate_json(line)``, ``event.model_dump_json()``."""

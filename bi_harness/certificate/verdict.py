@@ -1,0 +1,76 @@
+"""From statuses to a verdict, and from a verdict to an exit code. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bi_harness.certificate.records import CheckResult, Verdict
+from bi_harness.certificate.statement import Totals
+from bi_harness.compare.evidence import control_weakness, differs, weakness
+from bi_harness.exits import ExitCode
+
+_FIELD = {"pass": "passed", "fail": "failed"}
+
+
+def totals(results: Iterable[CheckResult]) -> Totals:
+    """How many checks have each status."""
+    counts: dict[str, int] = {}
+    for result in results:
+        name = _FIELD.get(result.status, result.status)
+        counts[name] = counts.get(name, 0) + 1
+    return Totals(**counts)
+
+
+def verdict(results: Sequence[CheckResult], *, complete: bool) -> tuple[Verdict, str]:
+    """The verdict of a device within a run's scope, and one sentence on what it rests on.
+
+    One failure is ``NOT_CERTIFIED``, whatever the rest. ``CERTIFIED`` needs every check that was to run to
+    have passed with evidence; a check that errs, is inconclusive or never ran leaves ``INCONCLUSIVE``.
+    Passes are not believed: their evidence is looked at again here.
+
+    Args:
+        results: every planned check.
+        complete: whether the run came to its end.
+    """
+    failed = [r for r in results if r.status == "fail"]
+    if failed:
+        return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: bits depend on the batch"
+    if hollow := [r for r in results if r.status == "pass" and (why_hollow(r))]:
+        first = hollow[0]
+        return "INCONCLUSIVE", f"{first.cell} {first.check} reads pass, but {why_hollow(first)}"
+    if not complete:
+        return "INCONCLUSIVE", "the run did not come to its end"
+    passed = [r for r in results if r.status == "pass"]
+    open_ = [r for r in results if r.status not in ("pass", "skip")]
+    if open_:
+        return "INCONCLUSIVE", f"{len(open_)} of {_ran(results)} checks gave no answer: {open_[0].reason}"
+    if not passed:
+        return "INCONCLUSIVE", "no check ran"
+    return "CERTIFIED", (
+        f"all {len(passed)} checks passed, and the control of each diverged with invariance off"
+    )
+
+
+def why_hollow(result: CheckResult) -> str:
+    """Why a result that reads ``pass`` has no evidence for it; empty when it has."""
+    if result.evidence is None:
+        return "it has no evidence"
+    # Any divergence of the control will do here: the suite's own, stricter fraction was applied before.
+    return (
+        differs(result.evidence)
+        or weakness(result.evidence)
+        or control_weakness(result.evidence, result.control, 0.0)
+    )
+
+
+def exit_code(verdict_: Verdict, *, interrupted: bool) -> ExitCode:
+    """What ``run`` and ``report`` end with."""
+    if verdict_ == "NOT_CERTIFIED":
+        return ExitCode.NOT_CERTIFIED
+    if interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.CERTIFIED if verdict_ == "CERTIFIED" else ExitCode.INCONCLUSIVE
+
+
+def _ran(results: Sequence[CheckResult]) -> int:
+    return sum(1 for r in results if r.status != "skip")

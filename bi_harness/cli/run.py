@@ -1,0 +1,106 @@
+"""``bi-harness run``: run the checks on this host and write a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bi_harness.cli.options import (
+    AsJson,
+    Backends,
+    Device,
+    Expression,
+    HardwareFile,
+    Layers,
+    Models,
+    ModelsFile,
+    Modes,
+    Profile,
+    ProfileName,
+    Suites,
+    SuitesDir,
+    Weights,
+    WeightsName,
+)
+
+if TYPE_CHECKING:
+    from bi_harness.certificate.statement import Statement
+
+Out = Annotated[Path, typer.Option("--out", "-o", envvar="BI_HARNESS_OUT", help="Folder of runs.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, envvar="BI_HARNESS_SEED", help="Seed of the workload.")]
+EnginePython = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-python", envvar="BI_HARNESS_ENGINE_PYTHON", help="Interpreter that has vLLM; this one."
+    ),
+]
+
+
+def run(
+    device: Device = "auto",
+    model: Models = None,
+    suite: Suites = None,
+    backend: Backends = None,
+    mode: Modes = None,
+    k: Expression = None,
+    profile: Profile = ProfileName.smoke,
+    weights: Weights = WeightsName.named,
+    layers: Layers = None,
+    seed: Seed = 0,
+    engine_python: EnginePython = None,
+    out: Out = Path("reports"),
+    models_file: ModelsFile = None,
+    hardware_file: HardwareFile = None,
+    suites_dir: SuitesDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the checks on real vLLM engines and write a certificate with its reports.
+
+    Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
+    the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
+    """
+    from rich.console import Console
+
+    from bi_harness.certificate.verdict import exit_code
+    from bi_harness.report.console import print_result
+    from bi_harness.report.write import write_reports
+    from bi_harness.runner.progress import watching
+    from bi_harness.runner.run import RunOptions, execute, prepare
+    from bi_harness.spec.load import default_paths, load_spec
+
+    paths = default_paths(models_file, hardware_file, suites_dir)
+    prepared = prepare(
+        RunOptions(
+            device=device,
+            out=out,
+            models=model,
+            suites=suite,
+            backends=backend,
+            modes=[m.value for m in mode] if mode else None,
+            expression=k,
+            profile=profile.value,
+            weights=weights.value,
+            layers=layers,
+            seed=seed,
+            engine_python=engine_python,
+        ),
+        load_spec(paths.models, paths.hardware, paths.suites),
+    )
+    screen = Console(stderr=True)
+    with watching(screen) as watch:
+        run_dir, statement = execute(prepared, watch)
+    reports = write_reports(statement, run_dir)
+    if as_json:
+        write_json_result(statement, run_dir)
+    print_result(statement, screen if as_json else Console(), reports)
+    result = statement.predicate.bi_harness
+    raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+
+
+def write_json_result(statement: Statement, run_dir: Path) -> None:
+    """``--json`` of ``run`` and ``report``: the certificate, and where it is."""
+    from bi_harness.cli.output import write_json
+
+    write_json({"run": str(run_dir), "certificate": statement.model_dump(mode="json", by_alias=True)})

@@ -1,0 +1,260 @@
+"""Drives one engine process from the harness, with a time limit on everything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bi_harness.compare.observations import Observations
+from bi_harness.engine import process, protocol
+from bi_harness.engine.config import EngineConfig
+from bi_harness.engine.protocol import StepSummary
+from bi_harness.engine.site import make_site
+from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
+from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
+from bi_harness.workload.requests import Request
+
+STOP_GRACE_S = 20.0
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|No available memory|"
+    r"larger than the available KV cache memory",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An engine that answers: what it says it runs, what is installed around it, and the seconds it took."""
+
+    effective: dict[str, Any]
+    provenance: dict[str, Any]
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What one arm gave: observations in burst order, and the scheduler's steps for each burst."""
+
+    observations: Observations
+    steps: tuple[StepSummary, ...]
+    generate_s: float
+
+
+class EngineClient:
+    """One vLLM engine in a process of its own.
+
+    Use as a context manager, or call ``close`` in the end: it returns only when every process is gone.
+
+    Args:
+        config: what to start.
+        folder: for the configuration, the step log and the PYTHONPATH folder; made when missing.
+        log: the file that takes all that the engine prints.
+    """
+
+    def __init__(self, config: EngineConfig, folder: Path, log: Path) -> None:
+        self.config = config
+        self.log = log
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._commands = -1
+        self._answers = -1
+        self._buffer = b""
+
+    def __enter__(self) -> EngineClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process, which leads its session; ``None`` before the start and after the end."""
+        return self._process.pid if self._process else None
+
+    def spawn(self) -> None:
+        """Start the process and return at once; ``wait_ready`` says when it is an engine.
+
+        Raises:
+            InfrastructureError: when the process cannot be started.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config_path = self._folder / "engine.json"
+        config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")
+        command_read, self._commands = os.pipe()
+        self._answers, answer_write = os.pipe()
+        site = make_site(self._folder / "site")
+        inherited = self.config.env.get("PYTHONPATH")
+        env = {
+            **self.config.env,
+            "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site),
+            STEP_LOG_VARIABLE: str(self._folder / "steps"),
+        }
+        try:
+            self._process = process.start(
+                [
+                    *(self.config.python, "-m", "bi_harness.engine.worker"),
+                    *(str(config_path), str(command_read), str(answer_write)),
+                ],
+                env=env,
+                log=self.log,
+                pass_fds=(command_read, answer_write),
+            )
+        finally:
+            os.close(command_read)
+            os.close(answer_write)
+
+    def wait_ready(self, timeout_s: float) -> Ready:
+        """Wait until the engine answers.
+
+        Raises:
+            EngineStartError: when it fails, refuses or dies.
+            EngineTimeout: when it takes longer; it is killed.
+        """
+        try:
+            message = self._read(time.monotonic() + timeout_s, f"was not ready after {timeout_s:.0f} s")
+        except EngineDied as error:
+            raise EngineStartError(str(error)) from error
+        if message["event"] != "ready":
+            raise EngineStartError(self._explain("did not start", message.get("error")))
+        return Ready(message["effective"], message["provenance"], float(message["start_s"]))
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[int]],
+        *,
+        timeout_s: float,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> Burst:
+        """Run bursts one after the other; the requests of a burst are submitted together.
+
+        Args:
+            requests: what the bursts' indices mean.
+            bursts: indices into ``requests``; every index may appear once.
+            timeout_s: for all of them.
+            progress: called with bursts done and bursts in all.
+
+        Returns:
+            The observations, in the order of ``requests``.
+
+        Raises:
+            EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
+        """
+        order = [index for burst in bursts for index in burst]
+        if sorted(order) != list(range(len(requests))):
+            raise ValueError("every request must be in exactly one burst")
+        deadline = time.monotonic() + timeout_s
+        self._send(
+            {
+                "do": "generate",
+                "requests": [r.to_json() for r in requests],
+                "bursts": [list(b) for b in bursts],
+            },
+            deadline,
+        )
+        while True:
+            message = self._read(deadline, f"did not finish within {timeout_s:.0f} s")
+            if message["event"] == "progress":
+                progress(message["done"], message["of"])
+            elif message["event"] == "result":
+                break
+            else:
+                raise EngineError(self._explain("failed while generating", message.get("error")))
+        arrays = message["observations"]
+        observations = Observations(
+            *(protocol.decode_array(arrays[name]) for name in ("tokens", "lengths", "ids", "logprobs"))
+        )
+        return Burst(
+            observations=observations.reordered(order),
+            steps=tuple(StepSummary(**s) for s in message["steps"]),
+            generate_s=float(message["generate_s"]),
+        )
+
+    def close(self) -> None:
+        """End the engine and wait until all its processes are gone. Safe to call twice."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(OSError, EngineError):
+                self._send({"do": "stop"}, time.monotonic() + 1)
+        self._end(STOP_GRACE_S)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._end(0)
+
+    def _end(self, grace_s: float) -> None:
+        if self._process is not None:
+            process.stop(self._process, grace_s=grace_s)
+            self._process = None
+        for fd in (self._commands, self._answers):
+            if fd >= 0:
+                os.close(fd)
+        self._commands = self._answers = -1
+
+    def _send(self, message: dict[str, Any], deadline: float) -> None:
+        data = memoryview(protocol.encode_line(message))
+        os.set_blocking(self._commands, False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._commands, selectors.EVENT_WRITE)
+            while data:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.kill()
+                    raise EngineTimeout(self._explain("does not read its commands", None))
+                try:
+                    data = data[os.write(self._commands, data) :]
+                except BrokenPipeError:
+                    raise self._death() from None
+
+    def _read(self, deadline: float, too_late: str) -> dict[str, Any]:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.kill()
+                    raise EngineTimeout(self._explain(too_late, None))
+                data = os.read(self._answers, 1 << 20)
+                if not data:
+                    raise self._death()
+                self._buffer += data
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return protocol.decode_line(line)
+
+    def _death(self) -> EngineDied:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code = self._process.poll()
+        self.kill()
+        return EngineDied(self._explain(f"died ({process.describe_exit(code)})", None))
+
+    def _explain(self, what: str, error: str | None) -> str:
+        tail = log_tail(self.log)
+        memory = "it ran out of memory: " if _OUT_OF_MEMORY.search(f"{error or ''}\n{tail}") else ""
+        detail = error or last_error_line(tail)
+        return f"the {self.config.arm} engine {what}: {memory}{detail or 'its log says nothing'}"
+
+
+def log_tail(path: Path, size: int = 64 * 1024) -> str:
+    """The end of a log file; empty when there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def last_error_line(text: str) -> str:
+    """The last line that names an error, else the last line that is not blank."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1][:500]

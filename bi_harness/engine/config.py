@@ -1,0 +1,178 @@
+"""From a cell and the YAML to what one engine is started with. Pure: no torch, no vLLM, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bi_harness.engine.memory import kv_cache_bytes, two_fit
+from bi_harness.errors import UsageError
+from bi_harness.matrix.cells import Cell
+from bi_harness.workload.checkpoint import spec_digest
+
+if TYPE_CHECKING:
+    from bi_harness.spec.hardware import DeviceSpec
+    from bi_harness.spec.models import ModelSpec
+    from bi_harness.spec.suites import SuiteSpec
+
+ArmName = Literal["treatment", "control"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one engine process is started with.
+
+    Attributes:
+        arm: ``treatment`` (invariance on) or ``control`` (off).
+        python: the interpreter that has vLLM.
+        platform: vLLM's device type, ``cpu`` or ``cuda``; the engine refuses to run on another.
+        invariance: whether the invariance mode must be on, as read back from the engine.
+        llm: keyword arguments of ``vllm.LLM``.
+        checkpoint: spec of a synthetic checkpoint to make at ``llm["model"]``; ``None`` for a named one.
+        env: the whole environment of the process.
+        room_for_two: whether the other arm's engine may be up at the same time.
+    """
+
+    arm: ArmName
+    python: str
+    platform: str
+    invariance: bool
+    llm: Mapping[str, Any]
+    checkpoint: Mapping[str, Any] | None
+    env: Mapping[str, str]
+    room_for_two: bool
+
+    def for_worker(self) -> dict[str, Any]:
+        """What the worker reads; the environment is already around it."""
+        return {
+            "arm": self.arm,
+            "platform": self.platform,
+            "invariance": self.invariance,
+            "llm": dict(self.llm),
+            "checkpoint": dict(self.checkpoint) if self.checkpoint is not None else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What a run sets for all its engines.
+
+    Attributes:
+        python: the interpreter that has vLLM.
+        weights: ``named`` or ``synthetic``; a synthetic model of ``models.yaml`` is always synthetic.
+        layers: number of layers to shrink synthetic weights to; ``None`` for the model's own.
+        model_cache: folder of checkpoints made on the spot.
+        compile_cache: folder of compile caches. The arms never share one: a graph compiled with the
+            invariance mode must not be taken for one without it.
+        environment: the environment to start from.
+    """
+
+    python: str
+    weights: str
+    layers: int | None
+    model_cache: str
+    compile_cache: str
+    environment: Mapping[str, str]
+
+
+def checkpoint_spec(model: ModelSpec, weights: str, layers: int | None) -> dict[str, Any] | None:
+    """The synthetic checkpoint that stands for ``model``; ``None`` when its own weights run.
+
+    Raises:
+        UsageError: when ``layers`` is given for a model's own weights, or is not fewer than it has.
+    """
+    if not (model.synthetic or weights == "synthetic"):
+        if layers is not None:
+            raise UsageError(
+                f"--layers {layers} needs --weights synthetic: {model.id}'s own weights are fixed"
+            )
+        return None
+    config = dict(model.config)
+    if layers is not None:
+        own = int(config["num_hidden_layers"])
+        if not 1 <= layers <= own:
+            raise UsageError(f"--layers {layers}: {model.id} has {own}; give 1 to {own}")
+        config["num_hidden_layers"] = layers
+        if "layer_types" in config:
+            config["layer_types"] = list(config["layer_types"])[:layers]
+    return {
+        "config": config,
+        "dtype": "bfloat16" if model.dtype == "auto" else model.dtype,
+        "seed": model.seed,
+        "weight_scale": model.weight_scale,
+    }
+
+
+def engine_config(
+    cell: Cell,
+    arm: ArmName,
+    *,
+    model: ModelSpec,
+    device: DeviceSpec,
+    suite: SuiteSpec,
+    settings: EngineSettings,
+    max_num_seqs: int,
+    max_model_len: int,
+) -> EngineConfig:
+    """What the engine of ``cell``'s unit is started with.
+
+    Args:
+        max_num_seqs: the largest batch of the workload.
+        max_model_len: the longest prompt and its steps, in tokens.
+
+    Raises:
+        UsageError: see ``checkpoint_spec``.
+    """
+    checkpoint = checkpoint_spec(model, settings.weights, settings.layers)
+    path = model.hf if checkpoint is None else f"{settings.model_cache}/{spec_digest(checkpoint)[:32]}"
+    layers = model.layers if settings.layers is None else settings.layers
+    kv_bytes = kv_cache_bytes(
+        model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
+    )
+    llm: dict[str, Any] = {
+        "model": path,
+        "dtype": model.dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "tensor_parallel_size": cell.tp,
+        "enforce_eager": cell.mode == "eager",
+        "attention_config": {"backend": cell.backend},
+        "seed": 0,
+        # Prompts are token ids and nothing is turned into text: the bits are the ids and the logprobs.
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "trust_remote_code": model.trust_remote_code,
+        **({"kv_cache_memory_bytes": kv_bytes} if kv_bytes is not None else {}),
+        **device.engine_args,
+        **suite.engine_args,
+    }
+    if checkpoint is None and model.revision:
+        llm["revision"] = model.revision
+    invariance = device.invariance
+    env = {
+        **settings.environment,
+        **device.engine_env,
+        **(invariance.on if arm == "treatment" else invariance.off),
+        "VLLM_CACHE_ROOT": f"{settings.compile_cache}/{arm}",
+        "TORCHINDUCTOR_CACHE_DIR": f"{settings.compile_cache}/{arm}/inductor",
+        "PYTHONHASHSEED": "0",
+    }
+    if cell.tp == cell.dp == 1:
+        # One process is the engine: its death is the engine's death, and its scheduler is at hand.
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if checkpoint is not None:
+        env["HF_HUB_OFFLINE"] = "1"
+    plugins = env.get("VLLM_PLUGINS")
+    if plugins is not None and "bi_harness" not in plugins.split(","):
+        env["VLLM_PLUGINS"] = f"{plugins},bi_harness" if plugins else "bi_harness"
+    return EngineConfig(
+        arm=arm,
+        room_for_two=two_fit(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes),
+        python=settings.python,
+        platform=device.kind,
+        invariance=arm == "treatment",
+        llm=llm,
+        checkpoint=checkpoint,
+        env=env,
+    )

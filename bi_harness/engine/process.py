@@ -1,0 +1,101 @@
+"""Process groups that end whole: start in a session of their own, kill, and wait until nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from bi_harness.errors import InfrastructureError
+
+GONE_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+
+
+def start(
+    command: Sequence[str], *, env: Mapping[str, str], log: Path, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` as the leader of a new session; stdout and stderr are appended to ``log``.
+
+    Raises:
+        InfrastructureError: when the log cannot be written or the program cannot be started.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as out:
+            return subprocess.Popen(
+                list(command),
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                pass_fds=tuple(pass_fds),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise InfrastructureError(f"cannot start {command[0]}: {error}") from error
+
+
+def stop(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """Wait ``grace_s`` for a process that was told to end, then kill what is left of it, and see it gone.
+
+    Killed are its session and the sessions of all its descendants: an engine leads a session of its own.
+
+    Raises:
+        InfrastructureError: when something outlives SIGKILL for ``GONE_TIMEOUT_S``.
+    """
+    sessions = {process.pid}
+    deadline = time.monotonic() + grace_s
+    while process.poll() is None and time.monotonic() < deadline:
+        # Looked up while it lives: its children belong to nobody once it is gone.
+        sessions |= _sessions_below(process.pid)
+        time.sleep(_POLL_S)
+    if process.poll() is None:
+        sessions |= _sessions_below(process.pid)
+    deadline = time.monotonic() + GONE_TIMEOUT_S
+    while left := members(sessions):
+        for member in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise InfrastructureError(
+                f"processes {', '.join(str(m.pid) for m in left)} do not end after SIGKILL"
+            )
+        time.sleep(_POLL_S)
+    process.wait()
+
+
+def members(sessions: Collection[int]) -> list[psutil.Process]:
+    """The live processes of some sessions, zombies left out."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _sessions_below(pid: int) -> set[int]:
+    found = set()
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(OSError):
+                found.add(os.getsid(child.pid))
+    return found
+
+
+def describe_exit(returncode: int | None) -> str:
+    """``exit code 3``, or the signal's name."""
+    if returncode is None:
+        return "still running"
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = " (often the kernel's out-of-memory killer)" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+    return f"exit code {returncode}"

@@ -1,0 +1,95 @@
+"""What the harness and an engine's process say to each other: JSON lines over two pipes.
+
+Nothing is pickled. Arrays travel as base64 of their little-endian bytes with dtype and shape, so that a
+float32 arrives as the 32 bits that left. Used on both sides: standard library and numpy alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_DTYPES = {"<i4", "<f4", "<i8"}
+
+
+class ProtocolError(ValueError):
+    """A line that is not a message of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSummary:
+    """What the scheduler did while a command ran, from its own log of steps.
+
+    Attributes:
+        steps: engine steps that scheduled at least one token.
+        max_requests: most requests in one step.
+        max_tokens: most tokens in one step.
+        preemptions: requests preempted.
+        split_prefills: requests whose prefill took more than one step.
+    """
+
+    steps: int
+    max_requests: int
+    max_tokens: int
+    preemptions: int
+    split_prefills: int
+
+
+def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
+    """``array`` as JSON. Only int32, int64 and float32 are allowed.
+
+    Raises:
+        ProtocolError: for another dtype.
+    """
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    kind = little.dtype.str
+    if kind not in _DTYPES:
+        raise ProtocolError(f"arrays of dtype {array.dtype} do not travel; use int32, int64 or float32")
+    return {
+        "dtype": kind,
+        "shape": list(array.shape),
+        "data": base64.b64encode(np.ascontiguousarray(little).tobytes()).decode("ascii"),
+    }
+
+
+def decode_array(data: Any) -> npt.NDArray[Any]:
+    """The inverse of ``encode_array``.
+
+    Raises:
+        ProtocolError: when dtype, shape and bytes do not agree.
+    """
+    try:
+        kind, shape = data["dtype"], tuple(int(n) for n in data["shape"])
+        raw = base64.b64decode(data["data"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"not an array: {error}") from error
+    if kind not in _DTYPES or any(n < 0 for n in shape):
+        raise ProtocolError(f"not an array: dtype {kind!r}, shape {shape}")
+    if len(raw) != int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize:
+        raise ProtocolError(f"array of shape {shape} and dtype {kind} has {len(raw)} bytes")
+    return np.frombuffer(raw, dtype=kind).reshape(shape)
+
+
+def encode_line(message: dict[str, Any]) -> bytes:
+    """One message as a line."""
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode("utf-8") + b"\n"
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """One line as a message.
+
+    Raises:
+        ProtocolError: when the line is not a JSON object.
+    """
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise ProtocolError(f"not JSON: {line[:200]!r}") from error
+    if not isinstance(message, dict):
+        raise ProtocolError(f"not an object: {line[:200]!r}")
+    return message

@@ -1,0 +1,85 @@
+"""A log of what the scheduler really did, a line for each engine step.
+
+A batch that was asked for is not a batch that formed: the scheduler may admit fewer requests, split a
+prefill or preempt. The probe wraps ``Scheduler.schedule`` of a running vLLM and appends what came out of it
+to ``<folder>/steps-<pid>.jsonl``. It reads counts only, changes nothing, and runs in both arms alike.
+
+Worker side: standard library and vLLM alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bi_harness.engine.protocol import StepSummary
+
+STEP_LOG_VARIABLE = "BI_HARNESS_STEP_LOG"
+_MARK = "_bi_harness_step_probe"
+
+
+def install(folder: str) -> None:
+    """Wrap the scheduler of this process. A second call does nothing.
+
+    Raises:
+        ImportError: when this vLLM has no v1 scheduler where it is expected.
+    """
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    original = Scheduler.schedule
+    if getattr(original, _MARK, False):
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+
+    @functools.wraps(original)
+    def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = original(self, *args, **kwargs)
+        _append(folder, output)
+        return output
+
+    setattr(schedule, _MARK, True)
+    Scheduler.schedule = schedule
+
+
+def _append(folder: str, output: Any) -> None:
+    if not output.total_num_scheduled_tokens:
+        return
+    record = {
+        "tokens": output.num_scheduled_tokens,
+        "new": {
+            r.req_id: len(r.prompt_token_ids or ()) - r.num_computed_tokens for r in output.scheduled_new_reqs
+        },
+        "preempted": len(getattr(output, "preempted_req_ids", None) or ()),
+    }
+    # The pid is taken at every step: an engine core may be forked after the plugin was loaded.
+    with open(os.path.join(folder, f"steps-{os.getpid()}.jsonl"), "a", encoding="utf-8") as log:
+        log.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+class StepLog:
+    """Reads the log from where the last read ended."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._offsets: dict[Path, int] = {}
+
+    def read(self) -> StepSummary:
+        """The steps since the last call, over all processes that schedule (one for each DP rank)."""
+        steps = max_requests = max_tokens = preemptions = split = 0
+        for path in sorted(self._folder.glob("steps-*.jsonl")):
+            with open(path, "rb") as log:
+                log.seek(self._offsets.get(path, 0))
+                lines = log.read().splitlines()
+                self._offsets[path] = log.tell()
+            for line in lines:
+                record = json.loads(line)
+                tokens = record["tokens"]
+                steps += 1
+                max_requests = max(max_requests, len(tokens))
+                max_tokens = max(max_tokens, sum(tokens.values()))
+                preemptions += record["preempted"]
+                split += sum(1 for request, length in record["new"].items() if tokens[request] < length)
+        return StepSummary(steps, max_requests, max_tokens, preemptions, split)

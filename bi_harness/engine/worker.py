@@ -1,0 +1,263 @@
+"""The process that holds one real vLLM engine: ``python -m bi_harness.engine.worker CONFIG IN_FD OUT_FD``.
+
+It reads commands from one pipe and writes answers to another; its stdout and stderr, and those of all that
+vLLM starts, go to a log file. It ends when it is told to, when the pipe closes, or when its parent is gone.
+
+Worker side: standard library, numpy, torch and vLLM alone (see the package's docstring).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from bi_harness.engine import protocol
+from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
+from bi_harness.workload.requests import Request
+
+PARENT_POLL_S = 0.5
+
+
+class Refused(Exception):
+    """The engine that came up is not the one that was asked for."""
+
+
+def main(argv: list[str]) -> int:
+    """Run until told to stop. Returns the process's exit code."""
+    started = time.monotonic()
+    config_path, in_fd, out_fd = argv[0], int(argv[1]), int(argv[2])
+    for fd in (in_fd, out_fd):
+        # vLLM's children must not hold the pipes open, or the harness would wait for an engine that died.
+        os.set_inheritable(fd, False)
+    _die_with_parent(os.getppid())
+    with open(config_path, encoding="utf-8") as file:
+        config = json.load(file)
+    with os.fdopen(in_fd, "rb") as commands, os.fdopen(out_fd, "wb") as answers:
+        return _serve(config, commands, answers, started)
+
+
+def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], started: float) -> int:
+    def say(message: dict[str, Any]) -> None:
+        answers.write(protocol.encode_line(message))
+        answers.flush()
+
+    try:
+        llm, effective = _start(config)
+    except BaseException as error:
+        traceback.print_exc()
+        say({"event": "failed", "error": _one_line(error)})
+        return 1
+    from bi_harness.engine.facts import provenance
+
+    say(
+        {
+            "event": "ready",
+            "effective": effective,
+            "provenance": provenance(),
+            "start_s": time.monotonic() - started,
+        }
+    )
+    steps = StepLog(os.environ[STEP_LOG_VARIABLE])
+    steps.read()
+    for line in commands:
+        command = protocol.decode_line(line)
+        if command["do"] == "stop":
+            break
+        try:
+            say(_generate(llm, command, steps, say))
+        except Exception as error:
+            # An engine that failed once is in an unknown state: report, and end.
+            traceback.print_exc()
+            say({"event": "failed", "error": _one_line(error)})
+            return 1
+    _shut_down(llm)
+    return 0
+
+
+def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Make the engine and read back what it is.
+
+    Raises:
+        Refused: when it is not on the platform, or not in the invariance state, that was asked for.
+    """
+    import vllm
+    from vllm.platforms import current_platform
+
+    platform = current_platform.device_type
+    if platform != config["platform"]:
+        raise Refused(
+            f"vLLM {vllm.__version__} of {sys.executable} runs on {platform!r}, not on "
+            f"{config['platform']!r}: install the engine that fits the device"
+        )
+    checkpoint = None
+    if config["checkpoint"] is not None:
+        from bi_harness.workload.checkpoint import ensure
+
+        checkpoint = ensure(config["checkpoint"], Path(config["llm"]["model"]))["digest"]
+    llm = vllm.LLM(worker_extension_cls="bi_harness.engine.worker_extension.Readback", **config["llm"])
+    effective = {**_effective(llm, config), "checkpoint": checkpoint}
+    if effective["invariance"] != config["invariance"]:
+        raise Refused(
+            f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
+            "vLLM did not take the setting"
+        )
+    asked = config["llm"].get("attention_config", {}).get("backend")
+    got = effective["attention_backends"]
+    if asked and set(got) != {asked}:
+        raise Refused(f"asked for attention backend {asked}, and the engine took {got or 'none'}")
+    compiled = effective["compilation_mode"] != "NONE"
+    if compiled == config["llm"]["enforce_eager"]:
+        raise Refused(
+            f"asked for {'eager' if config['llm']['enforce_eager'] else 'compile'} mode, and the engine runs "
+            f"compilation mode {effective['compilation_mode']}"
+        )
+    return llm, effective
+
+
+def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    import vllm
+    from vllm import envs
+
+    from bi_harness.invariance import cpu
+
+    vllm_config = llm.llm_engine.vllm_config
+    workers = llm.collective_rpc("bi_harness_effective")
+    plugin = cpu.active()
+    native = bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "platform": config["platform"],
+        "enforce_eager": bool(vllm_config.model_config.enforce_eager),
+        "dtype": str(vllm_config.model_config.dtype).removeprefix("torch."),
+        "quantization": vllm_config.model_config.quantization,
+        "max_model_len": vllm_config.model_config.max_model_len,
+        "max_num_seqs": vllm_config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": vllm_config.scheduler_config.max_num_batched_tokens,
+        "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
+        "tensor_parallel_size": vllm_config.parallel_config.tensor_parallel_size,
+        "data_parallel_size": vllm_config.parallel_config.data_parallel_size,
+        "logprobs_mode": str(vllm_config.model_config.logprobs_mode),
+        "invariance": bool(plugin) or native,
+        "invariance_by": [*plugin, *(["VLLM_BATCH_INVARIANT=1"] if native else [])],
+        **workers[0],
+        "workers": len(workers),
+        "workers_agree": all(w == workers[0] for w in workers),
+        "devices": _devices(),
+    }
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+
+
+def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:
+    """Run the bursts one after the other, each submitted whole, and answer with all observations."""
+    from vllm import SamplingParams
+
+    requests = [Request.from_json(r) for r in command["requests"]]
+    bursts: list[list[int]] = command["bursts"]
+    outputs: list[Any] = []
+    summaries: list[dict[str, int]] = []
+    started = time.monotonic()
+    for number, burst in enumerate(bursts, start=1):
+        prompts = [{"prompt_token_ids": list(requests[i].prompt)} for i in burst]
+        params = [
+            SamplingParams(
+                max_tokens=requests[i].max_tokens,
+                temperature=requests[i].temperature,
+                seed=requests[i].seed,
+                logprobs=requests[i].top_k_logprobs,
+                ignore_eos=True,
+                detokenize=False,
+            )
+            for i in burst
+        ]
+        outputs += llm.generate(prompts, params, use_tqdm=False)
+        summaries.append(asdict(steps.read()))
+        say({"event": "progress", "done": number, "of": len(bursts)})
+    generate_s = time.monotonic() - started
+    return {
+        "event": "result",
+        "observations": _pack(outputs, [requests[i] for burst in bursts for i in burst]),
+        "steps": summaries,
+        "generate_s": generate_s,
+    }
+
+
+def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
+    """Observations as arrays, padded at the end: tokens ``[R, T]`` int32 (-1), lengths ``[R]`` int32,
+    ranked token ids ``[R, T, K + 1]`` int32 (-1) and their logprobs ``[R, T, K + 1]`` float32 (0).
+
+    Column 0 is the sampled token; columns 1 to K are the top k in rank order.
+    """
+    rows = len(requests)
+    longest = max(r.max_tokens for r in requests)
+    width = max(r.top_k_logprobs for r in requests) + 1
+    tokens = np.full((rows, longest), -1, np.int32)
+    lengths = np.zeros(rows, np.int32)
+    ids = np.full((rows, longest, width), -1, np.int32)
+    logprobs = np.zeros((rows, longest, width), np.float32)
+    for row, (output, request) in enumerate(zip(outputs, requests, strict=True)):
+        if list(output.prompt_token_ids) != list(request.prompt):
+            raise Refused("vLLM answered with another prompt than the one that was sent")
+        completion = output.outputs[0]
+        lengths[row] = len(completion.token_ids)
+        tokens[row, : lengths[row]] = completion.token_ids
+        for step, (token, entries) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True)):
+            ids[row, step, 0], logprobs[row, step, 0] = token, entries[token].logprob
+            ranked = sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
+            for column, (other, entry) in enumerate(ranked[: request.top_k_logprobs], start=1):
+                ids[row, step, column], logprobs[row, step, column] = other, entry.logprob
+    return {
+        "tokens": protocol.encode_array(tokens),
+        "lengths": protocol.encode_array(lengths),
+        "ids": protocol.encode_array(ids),
+        "logprobs": protocol.encode_array(logprobs),
+    }
+
+
+def _shut_down(llm: Any) -> None:
+    engine_core = getattr(llm.llm_engine, "engine_core", None)
+    if engine_core is not None:
+        engine_core.shutdown()
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:2000]
+
+
+def _die_with_parent(parent: int) -> None:
+    """Kill this process's whole group once the parent is gone: an engine must never outlive its run."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="bi-harness-parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

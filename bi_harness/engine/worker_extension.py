@@ -1,0 +1,46 @@
+"""Methods that vLLM mixes into its worker class (``worker_extension_cls``), to read back what really runs.
+
+Worker side: torch and vLLM alone. Every figure is read from live objects; what a release does not have is
+left out rather than guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+
+class Readback:
+    """Mixed into vLLM's worker; the names are prefixed because vLLM refuses a clash."""
+
+    def bi_harness_effective(self) -> dict[str, Any]:
+        """What this worker runs: attention backends by layer count, module classes, dtypes, threads."""
+        import torch
+
+        runner = self.model_runner  # type: ignore[attr-defined]
+        config = self.vllm_config  # type: ignore[attr-defined]
+        model = runner.get_model() if hasattr(runner, "get_model") else runner.model
+        layers = config.compilation_config.static_forward_context
+        backends: Counter[str] = Counter()
+        for layer in layers.values():
+            backend = getattr(layer, "attn_backend", None)
+            if backend is None and hasattr(layer, "get_attn_backend"):
+                backend = layer.get_attn_backend()
+            if backend is not None:
+                backends[str(backend.get_name())] += 1
+        dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
+        compilation = config.compilation_config
+        return {
+            "attention_backends": dict(sorted(backends.items())),
+            "model_class": type(model).__name__,
+            "parameter_dtypes": dict(sorted(dtypes.items())),
+            "compilation_mode": _name(compilation.mode),
+            "cudagraph_mode": _name(compilation.cudagraph_mode),
+            "custom_ops": sorted(compilation.custom_ops),
+            "torch_threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "name", value))

@@ -1,0 +1,24 @@
+"""The entry point that vLLM calls in each of its processes (group ``vllm.general_plugins``)."""
+
+from __future__ import annotations
+
+import os
+
+CPU_INVARIANCE_VARIABLE = "BI_HARNESS_CPU_INVARIANCE"
+
+
+def register() -> None:
+    """Switch on what the environment asks for. vLLM may call it several times in a process.
+
+    Raises:
+        RuntimeError: when invariance was asked for and this vLLM has not the functions it patches. vLLM
+            logs a plugin's exception and carries on, so the worker reads ``cpu.active()`` back and refuses.
+    """
+    from bi_harness.engine import step_probe
+
+    if folder := os.environ.get(step_probe.STEP_LOG_VARIABLE):
+        step_probe.install(folder)
+    if os.environ.get(CPU_INVARIANCE_VARIABLE) == "1":
+        from bi_harness.invariance import cpu
+
+        cpu.enable()

@@ -1,0 +1,146 @@
+"""The pytest plugin that gives suites their fixtures and journals what each check found.
+
+A suite is ordinary pytest: ``pytest suites/batch_invariance --bi-device cpu -k needle`` works by hand. The
+runner starts the same thing for each unit, with ``--bi-unit-file``. Loaded in every pytest of an environment
+that has bi-harness, so nothing heavy is imported before a suite is collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from bi_harness.engine.client import EngineClient
+    from bi_harness.matrix.cells import Cell
+    from bi_harness.runner.suite_session import CheckRecorder, SuiteSession  # noqa: F401 - named in a quoted type
+    from bi_harness.workload.plan import Workload
+
+_SESSION = pytest.StashKey["SuiteSession | None"]()
+_RECORDER = pytest.StashKey["CheckRecorder"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The ``--bi-*`` options; ``bi-harness run`` has the same without the prefix."""
+    group = parser.getgroup("bi-harness", "batch invariance of a real vLLM")
+    group.addoption("--bi-unit-file", metavar="FILE", help="what the runner wrote for this unit")
+    group.addoption("--bi-device", metavar="ID", help="device of hardware.yaml, or auto")
+    group.addoption("--bi-model", metavar="ID", action="append", help="only this model (repeatable)")
+    group.addoption("--bi-backend", metavar="NAME", action="append", help="only this attention backend")
+    group.addoption("--bi-mode", metavar="MODE", action="append", help="only eager or only compile")
+    group.addoption("--bi-profile", metavar="NAME", default="smoke", help="smoke, nightly or release")
+    group.addoption("--bi-weights", metavar="KIND", default="named", help="named or synthetic")
+    group.addoption("--bi-layers", metavar="N", type=int, help="shrink synthetic weights to N layers")
+    group.addoption("--bi-seed", metavar="N", type=int, default=0, help="seed of the workload")
+    group.addoption("--bi-engine-python", metavar="PATH", help="interpreter that has vLLM")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the session where one is asked for."""
+    config.stash[_SESSION] = None
+    if not (config.getoption("bi_unit_file") or config.getoption("bi_device")):
+        return
+    from bi_harness.errors import HarnessError
+    from bi_harness.runner.suite_session import SuiteSession
+
+    try:
+        config.stash[_SESSION] = SuiteSession.open(config.option)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what is still running."""
+    session = config.stash.get(_SESSION, None)
+    if session is not None:
+        session.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every cell of the suite that the check was selected for becomes a parameter."""
+    if "cell" not in metafunc.fixturenames:
+        return
+    session = metafunc.config.stash.get(_SESSION, None)
+    if session is None:
+        raise pytest.UsageError("a suite needs --bi-device ID (or auto): which device is it to certify?")
+    definition = metafunc.definition
+    cells = session.cells_of(Path(definition.path), definition.name)
+    # Session scope makes pytest run a cell's checks side by side, so that its engines start once.
+    metafunc.parametrize("cell", cells, ids=[cell.id for cell in cells], scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop the placeholders of checks that no cell was selected for."""
+    if config.stash.get(_SESSION, None) is None:
+        return
+    empty = [i for i in items if "cell" in getattr(i, "fixturenames", ()) and _cell(i) is None]
+    if empty:
+        items[:] = [i for i in items if i not in empty]
+        config.hook.pytest_deselected(items=empty)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Journal the check: that it began, and, whatever happens in between, how it ended."""
+    session, cell = item.config.stash.get(_SESSION, None), _cell(item)
+    if session is None or cell is None:
+        return (yield)
+    recorder = session.recorder(cell, Path(item.path), item.function.__name__)  # type: ignore[attr-defined]
+    item.stash[_RECORDER] = recorder
+    recorder.begin()
+    result = yield
+    recorder.end()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell the recorder what was raised."""
+    report = yield
+    recorder = item.stash.get(_RECORDER, None)
+    if recorder is not None and call.excinfo is not None:
+        recorder.raised(call.excinfo.value)
+    return report
+
+
+def _cell(item: pytest.Item) -> Cell | None:
+    from bi_harness.matrix.cells import Cell
+
+    callspec: Any = getattr(item, "callspec", None)
+    value = callspec.params.get("cell") if callspec is not None else None
+    return value if isinstance(value, Cell) else None
+
+
+@pytest.fixture
+def check(request: pytest.FixtureRequest) -> CheckRecorder:
+    """Takes the evidence, and concludes."""
+    return request.node.stash[_RECORDER]  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def workload(request: pytest.FixtureRequest, cell: Cell) -> Workload:
+    """The seeded requests and the batch sizes of this run's profile."""
+    session = request.config.stash[_SESSION]
+    assert session is not None
+    return session.engines.workload(cell)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, cell: Cell) -> EngineClient:
+    """A real vLLM with invariance on, shared by the checks of the unit."""
+    session = request.config.stash[_SESSION]
+    assert session is not None
+    return session.engines.get(cell, "treatment")
+
+
+@pytest.fixture
+def control(request: pytest.FixtureRequest, cell: Cell) -> Any:
+    """Call it for a real vLLM with invariance off, shared likewise; it starts when first called."""
+    session = request.config.stash[_SESSION]
+    assert session is not None
+    return lambda: session.engines.get(cell, "control")

@@ -1,0 +1,108 @@
+"""What a person sees while a run goes: a live bar on a terminal, a line for each event in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bi_harness.certificate.events import (
+    CheckFinished,
+    CheckProgress,
+    CheckStarted,
+    EngineReady,
+    Event,
+    RunStarted,
+    UnitFinished,
+    UnitStarted,
+)
+
+_STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "inconclusive": "yellow"}
+_START_SHARE = 0.3
+"""The part of a check that its engine's start counts for, in the bar; the arms share the rest."""
+
+
+class Watcher:
+    """Takes events and shows them. Rich's markup is off throughout: ids and reasons are data."""
+
+    def __init__(self, console: Console, bar: Progress | None) -> None:
+        self._console = console
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._finished = self._total = self._units = self._units_done = 0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, RunStarted):
+            running = [p for p in event.plan if p.rule is None]
+            self._total = sum(len(p.checks) for p in running)
+            self._units = len({p.unit for p in running})
+            if self._bar is not None:
+                self._task = self._bar.add_task("starting", total=float(self._total))
+        elif isinstance(event, UnitStarted):
+            self._say(f"unit {self._units_done + 1}/{self._units} {event.unit}")
+            self._describe(f"{event.unit}: starting")
+        elif isinstance(event, EngineReady):
+            self._say(f"  {event.arm.arm} engine ready after {event.arm.start_s:.0f} s")
+        elif isinstance(event, CheckStarted):
+            self._describe(f"{event.cell} {event.check}")
+        elif isinstance(event, CheckProgress):
+            before = 0.0 if event.arm == "treatment" else 0.5
+            share = _START_SHARE + (1 - _START_SHARE) * (before + 0.5 * event.done / event.of)
+            self._advance(self._finished + share)
+        elif isinstance(event, CheckFinished):
+            self._finished += 1
+            self._advance(float(self._finished))
+            result = event.result
+            line = f"  {result.status:<12} {result.check} ({result.duration_s or 0:.0f} s)"
+            self._say(
+                f"{line}{': ' + result.reason if result.reason else ''}", _STYLES.get(result.status, "")
+            )
+        elif isinstance(event, UnitFinished):
+            self._units_done += 1
+            if event.message:
+                self._say(f"  {event.outcome}: {event.message}", "bold red")
+
+    def _say(self, text: str, style: str = "") -> None:
+        printable = "".join(c if c.isprintable() else " " for c in text)
+        self._console.print(printable, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def _describe(self, text: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=text, units=f"units {self._units_done}/{self._units}")
+
+    def _advance(self, completed: float) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                completed=completed,
+                checks=f"checks {self._finished}/{self._total}",
+                units=f"units {self._units_done}/{self._units}",
+            )
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watcher]:
+    """A watcher that shows a bar with the time left where ``console`` is a terminal, and lines elsewhere."""
+    if not console.is_terminal:
+        yield Watcher(console, None)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[units]}  {task.fields[checks]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with _Bar(*columns, console=console, transient=True) as bar:
+        yield Watcher(console, bar)
+
+
+class _Bar(Progress):
+    """A bar whose tasks have the fields that the columns name from the start."""
+
+    def add_task(self, description: str, *args: object, **fields: object) -> TaskID:
+        return super().add_task(description, *args, **{"units": "", "checks": "", **fields})  # type: ignore[arg-type]

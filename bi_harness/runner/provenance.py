@@ -1,0 +1,73 @@
+"""What the harness itself is and was given: its version, git state, digests, command."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import bi_harness
+from bi_harness.spec.load import Spec
+
+# Variables that change what an engine runs. Values of others (tokens, keys) stay out of certificates.
+_TELLING = ("VLLM_", "BI_HARNESS_", "CUDA_VISIBLE_DEVICES", "NCCL_", "OMP_", "MKL_", "KMP_", "TORCH_")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The part of the provenance that is known before an engine starts."""
+    package = Path(bi_harness.__file__).resolve().parent
+    return {
+        "harness": {"version": bi_harness.__version__, **git_state(package.parent)},
+        "digests": {
+            **spec.digests,
+            "suites": tree_digest(spec.paths.suites),
+            "bi_harness": tree_digest(package),
+        },
+        "command": [_text(word) for word in command],
+        "environment": {
+            name: _text(value)
+            for name, value in sorted(environ.items())
+            if name.startswith(_TELLING) and not any(word in name for word in _SECRET)
+        },
+    }
+
+
+def _text(value: str) -> str:
+    """As JSON can hold it: bytes that are no UTF-8 (lone surrogates in Python) become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; empty where ``folder`` is no checkout."""
+    if not (folder / ".git").exists():
+        return {}
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        # Reports are what runs write; they are no part of what was run.
+        dirty = bool(_git(folder, "status", "--porcelain", "--", ".", ":(exclude)reports").strip())
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": commit, "dirty": dirty}
+
+
+def tree_digest(folder: Path) -> str:
+    """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".yaml", ".j2", ".html", ".css") and path.is_file():
+            name = path.relative_to(folder).as_posix()
+            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout

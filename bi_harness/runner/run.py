@@ -1,0 +1,307 @@
+"""``bi-harness run``, from what was asked to the certificate, as small steps."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bi_harness.certificate.build import build
+from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
+from bi_harness.certificate.statement import Scope, Statement
+from bi_harness.device.detect import detect
+from bi_harness.device.engine_probe import probe_engine
+from bi_harness.device.facts import HostFacts
+from bi_harness.device.match import match_device
+from bi_harness.engine.config import checkpoint_spec
+from bi_harness.errors import NothingToRun, UsageError
+from bi_harness.matrix.cells import Unit
+from bi_harness.matrix.expand import expand
+from bi_harness.matrix.select import Selection, select
+from bi_harness.runner.caches import model_cache
+from bi_harness.runner.context import Context, SelectedCell
+from bi_harness.runner.engines import safe_name
+from bi_harness.runner.journal import JOURNAL, Journal, now, read
+from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
+from bi_harness.runner.provenance import harness_provenance
+from bi_harness.spec.load import Spec
+from bi_harness.spec.models import ModelSpec
+from bi_harness.spec.types import Profile, Weights
+from bi_harness.workload.plan import plan_workload
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What was asked for.
+
+    Attributes:
+        device: id of ``hardware.yaml``, or ``auto``.
+        out: the run's folder is made under ``out/<device>/``.
+        models, suites, backends, modes, expression: the selection; ``None`` for everything.
+        profile, weights, layers, seed: see ``Scope``.
+        engine_python: the interpreter that has vLLM; ``None`` for this one.
+        command: the command line, for the certificate.
+    """
+
+    device: str
+    out: Path
+    models: Sequence[str] | None = None
+    suites: Sequence[str] | None = None
+    backends: Sequence[str] | None = None
+    modes: Sequence[str] | None = None
+    expression: str | None = None
+    profile: Profile = "smoke"
+    weights: Weights = "named"
+    layers: int | None = None
+    seed: int = 0
+    engine_python: str | None = None
+    command: Sequence[str] = field(default_factory=lambda: tuple(sys.argv))
+
+    def filters(self) -> dict[str, str]:
+        """The selection flags in use, for the scope."""
+        given = {
+            "model": self.models,
+            "suite": self.suites,
+            "backend": self.backends,
+            "mode": self.modes,
+        }
+        found = {name: " ".join(values) for name, values in given.items() if values}
+        return {**found, **({"k": self.expression} if self.expression else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that is known to make sense, before anything was started or written."""
+
+    options: RunOptions
+    spec: Spec
+    device: str
+    host: HostFacts
+    python: str
+    selection: Selection
+
+
+def prepare(options: RunOptions, spec: Spec) -> Prepared:
+    """Check what was asked for against the host, the engine and the YAML.
+
+    Raises:
+        WrongDevice: the host is not the device that was named.
+        UsageError: no engine, or a selection or workload that cannot be.
+        NothingToRun: the selection leaves nothing.
+    """
+    host = detect()
+    device = match_device(options.device, spec.devices, host)
+    kind = spec.devices[device].kind
+    engine = probe_engine(options.engine_python)
+    if engine.vllm_version is None:
+        raise UsageError(
+            f"{engine.executable} has no vLLM: install bi-harness[{kind}] there, or name the interpreter "
+            "that has it with --engine-python"
+        )
+    plan = expand(
+        spec,
+        device,
+        vllm_version=engine.vllm_version,
+        profile=options.profile,
+        weights=options.weights,
+        layers=options.layers,
+        gpus=len(host.gpus) if kind == "cuda" else None,
+        models=options.models,
+        suites=options.suites,
+        backends=options.backends,
+        modes=options.modes,
+    )
+    selection = select(plan, spec, options.expression)
+    if not selection.plan.units:
+        filters = " ".join(f"{name}={value}" for name, value in options.filters().items())
+        skipped = sum(p.status == "skip" for p in selection.plan.cells)
+        raise NothingToRun(
+            f"nothing to run on {device} ({filters or 'no filters'}; {skipped} cells are skipped by rules): "
+            "see `bi-harness plan` with the same flags"
+        )
+    for unit in selection.plan.units:
+        for cell in unit.cells:
+            # Raised here rather than from a unit: a mistake in the YAML is no engine's error.
+            plan_workload(
+                spec.models[cell.model],
+                spec.suites[cell.suite],
+                profile=options.profile,
+                seed=options.seed,
+            )
+            checkpoint_spec(spec.models[cell.model], options.weights, options.layers)
+    return Prepared(options, spec, device, host, engine.executable, selection)
+
+
+def execute(run: Prepared, watch: Callable[[Event], None]) -> tuple[Path, Statement]:
+    """Run every unit and build the certificate from the journal.
+
+    SIGINT and SIGTERM end the unit at hand and everything it started; the certificate is then of a run that
+    was interrupted.
+
+    Args:
+        watch: is called with each event after it is in the journal.
+
+    Returns:
+        The run's folder and its certificate. The reports are not written yet.
+
+    Raises:
+        UsageError: when the folder cannot be made.
+        InfrastructureError: when the journal cannot be written.
+    """
+    run_dir = make_run_dir(run.options.out, run.device)
+    work = run_dir / ".work"
+    with Journal(run_dir / JOURNAL, new=True) as journal:
+
+        def emit(event: Event) -> None:
+            journal.write(event)
+            watch(event)
+
+        emit(_run_started(run, run_dir.name))
+        interrupted = False
+        try:
+            with _termination_interrupts():
+                for unit in run.selection.plan.units:
+                    run_unit(_task(run, unit, run_dir, work), emit, os.environ)
+        except KeyboardInterrupt:
+            interrupted = True
+        emit(RunFinished(time=now(), interrupted=interrupted))
+    shutil.rmtree(work, ignore_errors=True)
+    return run_dir, from_journal(run_dir)
+
+
+def from_journal(run_dir: Path) -> Statement:
+    """The certificate of a run's folder: the journal's and nothing else's word.
+
+    Raises:
+        UsageError: when there is no journal or it is damaged.
+    """
+    return build(*read(run_dir / JOURNAL))
+
+
+def make_run_dir(out: Path, device: str) -> Path:
+    """A new folder ``out/<device>/<time>-<random>``.
+
+    Raises:
+        UsageError: when it cannot be made.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = out.absolute() / safe_name(device) / f"{stamp}-{secrets.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True)
+        (folder / "logs").mkdir()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run's folder {folder}: {error.strerror or error}. Choose another with --out"
+        ) from error
+    return folder
+
+
+def _run_started(run: Prepared, run_id: str) -> RunStarted:
+    options, selection = run.options, run.selection
+    device = run.spec.devices[run.device]
+    return RunStarted(
+        time=now(),
+        run_id=run_id,
+        device={
+            "id": run.device,
+            "title": device.title,
+            "kind": device.kind,
+            "invariance": device.invariance.model_dump(),
+            "host": _host(run.host),
+        },
+        scope=Scope(
+            profile=options.profile,
+            filters=options.filters(),
+            weights=options.weights,
+            models={
+                model: weights_of(run.spec.models[model], options)
+                for model in dict.fromkeys(c.model for u in selection.plan.units for c in u.cells)
+            },
+            layers=options.layers,
+            seed=options.seed,
+        ),
+        plan=tuple(
+            PlannedChecks(
+                cell=planned.cell.id,
+                unit=planned.unit,
+                checks=selection.checks[planned.cell.id],
+                rule=planned.rule if planned.status == "skip" else None,
+                reason=planned.reason,
+                source=planned.source,
+            )
+            for planned in selection.plan.cells
+        ),
+        provenance=harness_provenance(run.spec, options.command, os.environ),
+    )
+
+
+def weights_of(model: ModelSpec, options: RunOptions) -> str:
+    """What weights run for a model, for a reader of the certificate."""
+    if checkpoint_spec(model, options.weights, options.layers) is None:
+        return f"{model.hf} at revision {model.revision or 'of the default branch'}"
+    shrunk = f", {options.layers} of {model.layers} layers" if options.layers is not None else ""
+    shape = f" in the shape of {model.hf}" if model.hf else ""
+    return f"synthetic (seed {model.seed}){shape}{shrunk}"
+
+
+def _host(host: HostFacts) -> dict[str, Any]:
+    # By way of JSON's types: tuples become lists, as they will be when the journal is read back.
+    data = asdict(host)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+
+def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
+    options, spec = run.options, run.spec
+    folder = work / safe_name(unit.id)
+    suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
+    checks = {cell: run.selection.checks[cell.id] for cell in unit.cells}
+    starts = 2 * max(spec.suites[s].timeouts.start_s for s in suites)
+    return UnitTask(
+        unit=unit.id,
+        context=Context(
+            device=run.device,
+            cells=tuple(SelectedCell(cell, names) for cell, names in checks.items()),
+            profile=options.profile,
+            weights=options.weights,
+            layers=options.layers,
+            seed=options.seed,
+            engine_python=run.python,
+            models=str(spec.paths.models.absolute()),
+            hardware=str(spec.paths.hardware.absolute()),
+            suites=str(spec.paths.suites.absolute()),
+            spec_digests=dict(spec.digests),
+            folder=str(folder),
+            logs=str(run_dir / "logs"),
+            run_dir=str(run_dir),
+            journal=str(folder / JOURNAL),
+            model_cache=str(model_cache(os.environ)),
+        ),
+        folder=folder,
+        suites=tuple((spec.paths.suites / s).absolute() for s in suites),
+        timeout_s=MARGIN_S
+        + starts
+        + sum(2 * spec.suites[cell.suite].timeouts.check_s * len(names) for cell, names in checks.items()),
+    )
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, as a CI agent sends it, does what Ctrl-C does."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

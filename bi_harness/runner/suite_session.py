@@ -1,0 +1,257 @@
+"""The life of one pytest process over suites: its cells, its engines, and the record of its checks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
+from bi_harness.certificate.records import CheckResult, Evidence, Status
+from bi_harness.compare.evidence import conclude, differs, gather
+from bi_harness.engine.arms import run_arm
+from bi_harness.engine.client import EngineClient
+from bi_harness.errors import EngineError, UsageError
+from bi_harness.matrix.cells import Cell
+from bi_harness.runner.context import Context, SelectedCell
+from bi_harness.runner.engines import Engines
+from bi_harness.runner.journal import Journal, now
+from bi_harness.spec.load import Spec, default_paths, load_spec
+from bi_harness.workload.plan import Workload
+
+
+class SuiteSession:
+    """What the pytest plugin holds from configure to unconfigure."""
+
+    def __init__(self, spec: Spec, context: Context, journal: Journal) -> None:
+        self._spec = spec
+        self._context = context
+        self._journal = journal
+        self.engines = Engines(spec, context, journal.write)
+
+    @staticmethod
+    def open(options: Namespace) -> SuiteSession:
+        """From pytest's options: the runner's file, or the ``--bi-*`` options of a run by hand.
+
+        Raises:
+            HarnessError: when the options, the spec or the device do not allow it.
+        """
+        if options.bi_unit_file:
+            context = Context.read(Path(options.bi_unit_file))
+            spec = load_spec(Path(context.models), Path(context.hardware), Path(context.suites))
+            if dict(spec.digests) != context.spec_digests:
+                raise UsageError("the YAML files changed since the run began; start it again")
+        else:
+            spec, context = _by_hand(options)
+        return SuiteSession(spec, context, Journal(Path(context.journal), new=False))
+
+    def cells_of(self, path: Path, test: str) -> list[Cell]:
+        """The cells that the test function of that suite module was selected for."""
+        name = self._check(path, test)
+        return [s.cell for s in self._context.cells if s.cell.suite == path.parent.name and name in s.checks]
+
+    def recorder(self, cell: Cell, path: Path, test: str) -> CheckRecorder:
+        """The recorder of one check on one cell."""
+        suite = self._spec.suites[cell.suite]
+        return CheckRecorder(
+            cell,
+            self._check(path, test),
+            engines=self.engines,
+            emit=self._journal.write,
+            timeout_s=suite.timeouts.check_s,
+            control_min_fraction=suite.control_min_fraction,
+        )
+
+    def close(self) -> None:
+        """End the engines."""
+        self.engines.close()
+
+    def _check(self, path: Path, test: str) -> str:
+        suite = self._spec.suites.get(path.parent.name)
+        for check in suite.checks if suite else ():
+            if check.test == f"{path.name}::{test}":
+                return check.id
+        raise pytest.UsageError(
+            f"{path.parent.name}/suite.yaml names no check {path.name}::{test}: add it to its checks"
+        )
+
+
+class CheckRecorder:
+    """Takes what a check finds, and journals exactly one result of it.
+
+    A check calls ``compare`` once for the treatment and once for the control, then ``conclude``. Whatever it
+    raises instead is an ``error``; ending without a conclusion is one too.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        name: str,
+        *,
+        engines: Engines,
+        emit: Callable[[Event], None],
+        timeout_s: float,
+        control_min_fraction: float,
+    ) -> None:
+        self._cell, self._name = cell, name
+        self._engines, self._emit = engines, emit
+        self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
+        self._evidence: dict[str, Evidence] = {}
+        self._status: Status | None = None
+        self._reason = ""
+        self._error = ""
+        self._log: str | None = None
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """The check begins, its engines' start included."""
+        self._began = time.monotonic()
+        self._emit(CheckStarted(time=now(), cell=self._cell.id, check=self._name))
+
+    def compare(self, engine: EngineClient, workload: Workload) -> Evidence:
+        """Run the workload alone and in every batch size on ``engine``, and compare bit by bit.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        sizes = (1, *workload.batch_sizes)
+        total = sum(-(-len(workload.requests) // size) for size in sizes)
+        done = 0
+        arms = []
+        for size in sizes:
+
+            def progress(bursts: int, _: int, before: int = done) -> None:
+                self._emit(
+                    CheckProgress(
+                        time=now(),
+                        cell=self._cell.id,
+                        check=self._name,
+                        arm=engine.config.arm,
+                        done=before + bursts,
+                        of=total,
+                    )
+                )
+
+            arms.append(
+                run_arm(
+                    engine,
+                    workload.requests,
+                    size,
+                    timeout_s=max(0.0, deadline - time.monotonic()),
+                    progress=progress,
+                )
+            )
+            done += -(-len(workload.requests) // size)
+        evidence = gather(arms[0], arms[1:], [len(r.prompt) for r in workload.requests])
+        self._evidence[engine.config.arm] = evidence
+        return evidence
+
+    def conclude(self) -> None:
+        """Decide the status from what was compared.
+
+        Raises:
+            pytest.fail.Exception: when it is not a pass, with the reason.
+        """
+        treatment = self._evidence.get("treatment")
+        if treatment is None:
+            self._status, self._reason = "inconclusive", "the check compared nothing with invariance on"
+        else:
+            self._status, self._reason = conclude(
+                treatment,
+                self._evidence.get("control"),
+                control_min_fraction=self._control_min_fraction,
+            )
+        if self._status != "pass":
+            pytest.fail(f"{self._status}: {self._reason}", pytrace=False)
+
+    def raised(self, error: BaseException) -> None:
+        """Something was raised in set-up, call or tear-down."""
+        if self._status is not None and isinstance(error, pytest.fail.Exception):
+            return  # conclude() said so itself
+        if isinstance(error, EngineError):
+            self._engines.failed(self._cell, error)
+            self._log = self._engines.log()
+        self._error = self._error or str(error).strip() or type(error).__name__
+
+    def end(self) -> None:
+        """Journal the result."""
+        status, reason = self._status, self._reason
+        treatment = self._evidence.get("treatment")
+        if self._error:
+            status, reason = "error", self._error
+            if treatment is not None and (difference := differs(treatment)):
+                # What already differed stays a failure, whatever happened afterwards.
+                status, reason = "fail", f"{difference}; then: {self._error}"
+        elif status is None:
+            status, reason = "error", "the check ended without a conclusion"
+        self._emit(
+            CheckFinished(
+                time=now(),
+                result=CheckResult(
+                    cell=self._cell.id,
+                    check=self._name,
+                    status=status,
+                    reason=reason[:4000],
+                    evidence=treatment,
+                    control=self._evidence.get("control"),
+                    log=self._log,
+                    duration_s=round(time.monotonic() - self._began, 3),
+                ),
+            )
+        )
+
+
+def _by_hand(options: Namespace) -> tuple[Spec, Context]:
+    from bi_harness.device.detect import detect
+    from bi_harness.device.engine_probe import probe_engine
+    from bi_harness.device.match import match_device
+    from bi_harness.matrix.expand import expand
+    from bi_harness.matrix.select import select
+    from bi_harness.runner.caches import model_cache
+
+    paths = default_paths()
+    spec = load_spec(paths.models, paths.hardware, paths.suites)
+    host = detect()
+    device = match_device(options.bi_device, spec.devices, host)
+    python = options.bi_engine_python or sys.executable
+    plan = expand(
+        spec,
+        device,
+        vllm_version=probe_engine(python).vllm_version or spec.reference(device),
+        profile=options.bi_profile,
+        weights=options.bi_weights,
+        layers=options.bi_layers,
+        gpus=len(host.gpus) if spec.devices[device].kind == "cuda" else None,
+        models=options.bi_model,
+        backends=options.bi_backend,
+        modes=options.bi_mode,
+    )
+    selection = select(plan, spec)
+    cells = tuple(SelectedCell(p.cell, selection.checks[p.cell.id]) for p in plan.cells if p.status == "run")
+    folder = Path(tempfile.mkdtemp(prefix="bi-harness-"))
+    sys.stderr.write(f"bi-harness: journal and logs in {folder}\n")
+    return spec, Context(
+        device=device,
+        cells=cells,
+        profile=options.bi_profile,
+        weights=options.bi_weights,
+        layers=options.bi_layers,
+        seed=options.bi_seed,
+        engine_python=python,
+        models=str(paths.models),
+        hardware=str(paths.hardware),
+        suites=str(paths.suites),
+        spec_digests=dict(spec.digests),
+        folder=str(folder / "work"),
+        logs=str(folder / "logs"),
+        run_dir=str(folder),
+        journal=str(folder / "events.jsonl"),
+        model_cache=str(model_cache(os.environ)),
+    )

@@ -1,0 +1,176 @@
+"""Checkpoints made on the spot: an architecture's real shape with seeded random weights.
+
+Which kernels an engine picks depends on shapes and dtypes, not on what the weights were trained to; so a
+synthetic checkpoint certifies a model's *shape* on a host without network, or for a gated model.
+
+``python -m bi_harness.workload.checkpoint SPEC_JSON OUT_DIR`` makes one under the engine's interpreter.
+Worker side: standard library, torch, transformers, tokenizers, safetensors alone.
+
+The spec is ``{"config": {"model_type": ..., ...}, "dtype": "bfloat16", "seed": 0, "weight_scale": 1.0}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+"""Part of the cache key: raise it when the way weights are drawn changes."""
+
+DONE = "bi_harness.json"
+"""Written last, with the digest: a folder without it is not a checkpoint."""
+
+
+def spec_digest(spec: dict[str, Any]) -> str:
+    """The name of the spec's folder in the cache: sha256 of its canonical JSON and of ``FORMAT``."""
+    text = json.dumps({"format": FORMAT, "spec": spec}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """``sha256:...`` over the names and bytes of every file in ``folder`` (but ``DONE``)."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != DONE):
+        with open(path, "rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Make the checkpoint in ``folder`` unless it is there whole. Returns ``{"digest", "made_by"}``.
+
+    Safe when several processes ask at once: one makes it, the others wait.
+
+    Raises:
+        ValueError: when transformers does not know the architecture or refuses the configuration.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock")):
+        if (folder / DONE).is_file():
+            record: dict[str, str] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+            if record["digest"] == checkpoint_digest(folder):
+                return record
+            # Someone changed a file: never run what its digest does not describe.
+            shutil.rmtree(folder)
+        elif folder.exists():
+            raise ValueError(f"{folder} exists and is no checkpoint of bi-harness; choose another folder")
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
+        try:
+            record = {"digest": _make(spec, work), "made_by": f"bi-harness checkpoint format {FORMAT}"}
+            (work / DONE).write_text(json.dumps(record), encoding="utf-8")
+            work.chmod(0o755)
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    # fcntl and not filelock: this runs under the engine's interpreter, where only vLLM's needs are sure.
+    import fcntl
+
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(spec: dict[str, Any], folder: Path) -> str:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(spec["config"])
+    dtype = getattr(torch, spec["dtype"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    config.dtype = dtype
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    _draw(model, int(spec["seed"]), float(spec["weight_scale"]), tied=tied)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, int(config.vocab_size))
+    return checkpoint_digest(folder)
+
+
+def _draw(model: Any, seed: int, scale: float, *, tied: bool) -> None:
+    """Fill every parameter in place, each from a stream of its own, named by the seed and its name.
+
+    Matrices get ``N(0, scale / sqrt(fan_in))``, which keeps activations of order one through the depth, so
+    that every bit of the mantissa is in play (weights near zero, as vLLM's dummy loader draws them, hide
+    every difference). Norm weights sit near one, biases near zero, embeddings at unit variance; but where
+    the embedding is the ``lm_head`` too, it is drawn as a matrix, or a few logits would take all.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            stream = torch.Generator().manual_seed(_stream(seed, name))
+            shape = tuple(parameter.shape)
+            values = torch.randn(shape, generator=stream, dtype=torch.float32)
+            leaf = name.rsplit(".", 1)[-1]
+            if parameter.dim() <= 1:
+                centre = 0.0 if "bias" in leaf else 1.0
+                values.mul_(0.1 * scale).add_(centre)
+            elif "embed" in name and not tied:
+                values.mul_(scale)
+            else:
+                values.mul_(scale / shape[-1] ** 0.5)
+            parameter.copy_(values)
+        for name, buffer in model.named_buffers():
+            # Saved buffers (routers' correction biases) are drawn too; the others are not in the file.
+            if buffer.is_floating_point() and name in model.state_dict():
+                stream = torch.Generator().manual_seed(_stream(seed, name))
+                buffer.copy_(torch.randn(tuple(buffer.shape), generator=stream) * 0.1 * scale)
+
+
+def _stream(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A byte-level tokenizer of ``vocab_size`` entries: 256 bytes, then names that no text produces.
+
+    Raises:
+        ValueError: for fewer than 256 entries.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < 258:
+        raise ValueError(f"vocab_size {vocab_size}: a byte-level tokenizer needs 258")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(alphabet)}
+    vocab |= {"<|bos|>": 256, "<|eos|>": 257}
+    vocab |= {f"<|unused{index}|>": index for index in range(258, vocab_size)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eos|>")
+    fast.save_pretrained(folder)
+
+
+def main(argv: list[str]) -> int:
+    """Make the checkpoint that ``argv`` names and print its record as one line of JSON."""
+    spec_path, out = argv
+    try:
+        record = ensure(json.loads(Path(spec_path).read_text(encoding="utf-8")), Path(out))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        print(f"cannot make the checkpoint in {out}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(record))
+    sys.stdout.flush()
+    os._exit(0)  # torch's and transformers' thread pools take seconds to wind down
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
