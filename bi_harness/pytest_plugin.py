@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The ``--bi-*`` options; ``bi-harness run`` has the same without the prefix."""
     group = parser.getgroup("bi-harness", "batch invariance of a real vLLM")
     group.addoption("--bi-unit-file", metavar="FILE", help="what the runner wrote for this unit")
+    group.addoption("--bi-parent", metavar="PID", type=int, help="process that this one must not outlive")
     group.addoption("--bi-device", metavar="ID", help="device of hardware.yaml, or auto")
     group.addoption("--bi-model", metavar="ID", action="append", help="only this model (repeatable)")
     group.addoption("--bi-backend", metavar="NAME", action="append", help="only this attention backend")
@@ -43,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = None
     if not (config.getoption("bi_unit_file") or config.getoption("bi_device")):
         return
+    if config.getoption("bi_parent"):
+        from bi_harness.engine.orphan import die_with_parent
+
+        die_with_parent(config.getoption("bi_parent"))
     from bi_harness.errors import HarnessError
     from bi_harness.runner.suite_session import SuiteSession
 

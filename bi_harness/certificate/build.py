@@ -48,19 +48,25 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         journal_digest: sha256 of the journal's bytes, as 64 hexadecimal digits.
 
     Raises:
-        UsageError: when the journal does not begin with ``run_started``, tells of two runs, or gives one
-            check two results.
+        UsageError: when the journal does not begin with ``run_started``, tells of two runs, goes on after its
+            end, plans or ends something twice, gives one check two results, or one that was not planned.
     """
     if not events or not isinstance(events[0], RunStarted):
         raise UsageError("the journal does not begin with run_started: it is not of a run, or was cut off")
     start = events[0]
     fold = _gather(events[1:])
+    planned_checks = [(p.cell, check) for p in start.plan for check in p.checks]
+    if len(set(planned_checks)) != len(planned_checks):
+        raise UsageError("the journal plans a check twice")
+    to_run = {(p.cell, check) for p in start.plan if p.rule is None for check in p.checks}
+    unplanned = fold.results.keys() - to_run
     results = tuple(result for planned in start.plan for result in _results(planned, fold))
-    unplanned = fold.results.keys() - {(r.cell, r.check) for r in results}
     if unplanned:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
     interrupted = fold.finished is None or fold.finished.interrupted
     verdict_, why = verdict(results, complete=not interrupted)
+    if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold)):
+        verdict_, why = "INCONCLUSIVE", trouble
     provenance = _provenance(start, fold, journal_digest)
     return Statement(
         subject=_subject(provenance),
@@ -91,6 +97,8 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
 def _gather(events: Sequence[Event]) -> _Fold:
     fold = _Fold()
     for event in events:
+        if fold.finished is not None:
+            raise UsageError("the journal goes on after run_finished")
         if isinstance(event, RunStarted):
             raise UsageError("the journal tells of two runs")
         if isinstance(event, CheckFinished):
@@ -103,6 +111,8 @@ def _gather(events: Sequence[Event]) -> _Fold:
             fold.arms.append(event.arm)
             fold.engines.append(event.provenance)
         elif isinstance(event, UnitFinished):
+            if event.unit in fold.units:
+                raise UsageError(f"the journal ends the unit {event.unit} twice")
             fold.units[event.unit] = event
         elif isinstance(event, RunFinished):
             fold.finished = event
@@ -117,9 +127,27 @@ def _results(planned: PlannedChecks, fold: _Fold) -> list[CheckResult]:
             for check in planned.checks
         ]
     return [
-        fold.results.get((planned.cell, check)) or _never_ran(planned, check, fold)
+        _own_skip(result) if result.status == "skip" else result
         for check in planned.checks
+        for result in [fold.results.get((planned.cell, check)) or _never_ran(planned, check, fold)]
     ]
+
+
+def _own_skip(result: CheckResult) -> CheckResult:
+    # Only a rule skips, and it does so in the plan.
+    reason = f"it skipped itself, and no rule excludes it: {result.reason or 'without a reason'}"
+    return result.model_copy(update={"status": "error", "reason": reason, "rule": None})
+
+
+def _unsound_end(start: RunStarted, fold: _Fold) -> str:
+    """Why passes alone do not make this run sound: a unit that did not end well; empty when all did."""
+    for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
+        ended = fold.units.get(unit)
+        if ended is None:
+            return f"the unit {unit} never ended"
+        if ended.outcome != "completed":
+            return f"all checks of {unit} passed, but the unit itself did not end well: {ended.message}"
+    return ""
 
 
 def _never_ran(planned: PlannedChecks, check: str, fold: _Fold) -> CheckResult:

@@ -41,7 +41,8 @@ def verdict(results: Sequence[CheckResult], *, complete: bool) -> tuple[Verdict,
     if not complete:
         return "INCONCLUSIVE", "the run did not come to its end"
     passed = [r for r in results if r.status == "pass"]
-    open_ = [r for r in results if r.status not in ("pass", "skip")]
+    # A skip is the plan's, by a rule; a check that skips itself has given no answer.
+    open_ = [r for r in results if r.status != "pass" and not (r.status == "skip" and r.rule)]
     if open_:
         return "INCONCLUSIVE", f"{len(open_)} of {_ran(results)} checks gave no answer: {open_[0].reason}"
     if not passed:
@@ -55,6 +56,8 @@ def why_hollow(result: CheckResult) -> str:
     """Why a result that reads ``pass`` has no evidence for it; empty when it has."""
     if result.evidence is None:
         return "it has no evidence"
+    if not result.evidence.batches:
+        return "nothing was compared"
     # Any divergence of the control will do here: the suite's own, stricter fraction was applied before.
     return (
         differs(result.evidence)

@@ -36,9 +36,9 @@ def make(
     The same model, layers and seed give the same bytes, and the digest that certificates name.
     """
     from bi_harness.cli.output import write_json
+    from bi_harness.engine.make import make_checkpoint
     from bi_harness.matrix.select import known
     from bi_harness.spec.load import default_paths, load_spec
-    from bi_harness.engine.make import make_checkpoint
 
     paths = default_paths(models_file, hardware_file, suites_dir)
     spec = load_spec(paths.models, paths.hardware, paths.suites)

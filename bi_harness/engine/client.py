@@ -102,7 +102,7 @@ class EngineClient:
             self._process = process.start(
                 [
                     *(self.config.python, "-m", "bi_harness.engine.worker"),
-                    *(str(config_path), str(command_read), str(answer_write)),
+                    *(str(config_path), str(command_read), str(answer_write), str(os.getpid())),
                 ],
                 env=env,
                 log=self.log,

@@ -171,7 +171,7 @@ def engine_config(
         room_for_two=two_fit(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes),
         python=settings.python,
         platform=device.kind,
-        invariance=arm == "treatment",
+        invariance=arm == "treatment" and invariance.how != "none",
         llm=llm,
         checkpoint=checkpoint,
         env=env,

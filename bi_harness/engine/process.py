@@ -42,22 +42,26 @@ def start(
         raise InfrastructureError(f"cannot start {command[0]}: {error}") from error
 
 
-def stop(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[int] = ()) -> None:
     """Wait ``grace_s`` for a process that was told to end, then kill what is left of it, and see it gone.
 
     Killed are its session and the sessions of all its descendants: an engine leads a session of its own.
 
+    Args:
+        known: what ``sessions_below`` gave while it lived: the descendants of a process that died by itself
+            can no longer be found.
+
     Raises:
         InfrastructureError: when something outlives SIGKILL for ``GONE_TIMEOUT_S``.
     """
-    sessions = {process.pid}
+    sessions = {process.pid, *known}
     deadline = time.monotonic() + grace_s
     while process.poll() is None and time.monotonic() < deadline:
         # Looked up while it lives: its children belong to nobody once it is gone.
-        sessions |= _sessions_below(process.pid)
+        sessions |= sessions_below(process.pid)
         time.sleep(_POLL_S)
     if process.poll() is None:
-        sessions |= _sessions_below(process.pid)
+        sessions |= sessions_below(process.pid)
     deadline = time.monotonic() + GONE_TIMEOUT_S
     while left := members(sessions):
         for member in left:
@@ -81,7 +85,8 @@ def members(sessions: Collection[int]) -> list[psutil.Process]:
     return found
 
 
-def _sessions_below(pid: int) -> set[int]:
+def sessions_below(pid: int) -> set[int]:
+    """The sessions of a process's live descendants."""
     found = set()
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):

@@ -1,4 +1,4 @@
-"""The process that holds one real vLLM engine: ``python -m bi_harness.engine.worker CONFIG IN_FD OUT_FD``.
+"""The process of one real vLLM engine: ``python -m bi_harness.engine.worker CONFIG IN_FD OUT_FD PARENT``.
 
 It reads commands from one pipe and writes answers to another; its stdout and stderr, and those of all that
 vLLM starts, go to a log file. It ends when it is told to, when the pipe closes, or when its parent is gone.
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import asdict
@@ -22,10 +20,9 @@ from typing import IO, Any
 import numpy as np
 
 from bi_harness.engine import protocol
+from bi_harness.engine.orphan import die_with_parent
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.workload.requests import Request
-
-PARENT_POLL_S = 0.5
 
 
 class Refused(Exception):
@@ -39,7 +36,7 @@ def main(argv: list[str]) -> int:
     for fd in (in_fd, out_fd):
         # vLLM's children must not hold the pipes open, or the harness would wait for an engine that died.
         os.set_inheritable(fd, False)
-    _die_with_parent(os.getppid())
+    die_with_parent(int(argv[3]))
     with open(config_path, encoding="utf-8") as file:
         config = json.load(file)
     with os.fdopen(in_fd, "rb") as commands, os.fdopen(out_fd, "wb") as answers:
@@ -246,17 +243,6 @@ def _shut_down(llm: Any) -> None:
 
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:2000]
-
-
-def _die_with_parent(parent: int) -> None:
-    """Kill this process's whole group once the parent is gone: an engine must never outlive its run."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_S)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="bi-harness-parent-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

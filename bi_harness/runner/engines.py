@@ -72,7 +72,7 @@ class Engines:
             for name in ARMS:
                 self._spawn(cell, name, unit)
         other = self._slots.get("control" if arm == "treatment" else "treatment")
-        if other is not None and not other.client.config.room_for_two:
+        if other is not None and other.error is None and not other.client.config.room_for_two:
             # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
             other.client.close()
             del self._slots[other.client.config.arm]
@@ -84,6 +84,7 @@ class Engines:
                 ready = slot.client.wait_ready(suite.timeouts.start_s)
             except EngineError as error:
                 slot.error = error
+                slot.client.close()
                 raise
             slot.ready = True
             checkpoint = ready.effective.get("checkpoint")
@@ -99,11 +100,12 @@ class Engines:
             )
         return slot.client
 
-    def failed(self, cell: Cell, error: EngineError) -> None:
-        """Note that an engine failed in a check, so that later checks on it are errors too."""
+    def failed(self, client: EngineClient, error: EngineError) -> None:
+        """Note that an engine failed in a check, so that later checks on it are errors too; end it."""
         for slot in self._slots.values():
-            if slot.error is None and slot.ready and slot.client.pid is None:
+            if slot.client is client and slot.error is None:
                 slot.error = EngineError(f"an earlier check ended its engine: {error}")
+                client.close()
 
     def log(self) -> str | None:
         """The log of the engine that failed last, relative to the run folder."""

@@ -9,15 +9,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from bi_harness.certificate.events import Event, UnitFinished, UnitStarted
+from bi_harness.certificate.events import (
+    CheckFinished,
+    CheckProgress,
+    CheckStarted,
+    EngineReady,
+    Event,
+    UnitFinished,
+    UnitStarted,
+)
 from bi_harness.engine import process
 from bi_harness.engine.client import last_error_line, log_tail
+from bi_harness.errors import UsageError
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import Tail, now
 
+Outcome = Literal["completed", "crashed", "timed_out", "interrupted"]
 POLL_S = 0.2
-STOP_GRACE_S = 10.0
 MARGIN_S = 120.0
 """What a unit may take beyond its checks and starts: pytest itself, and seeing processes gone."""
 
@@ -41,12 +51,23 @@ class UnitTask:
     timeout_s: float
 
 
-def run_unit(task: UnitTask, emit: Callable[[Event], None], environ: Mapping[str, str]) -> None:
+def run_unit(
+    task: UnitTask,
+    emit: Callable[[Event], None],
+    environ: Mapping[str, str],
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Run one unit and pass its events on. Its end, however it ends, is an event too.
+
+    Args:
+        task: the unit.
+        emit: takes the events.
+        environ: of this process.
+        stopped: whether to end the unit now; asked all the time.
 
     Raises:
         InfrastructureError: when its process cannot be started or does not end.
-        KeyboardInterrupt: passed on, with the unit's processes gone and its end journalled.
     """
     task.folder.mkdir(parents=True, exist_ok=True)
     context_path = task.folder / "unit.json"
@@ -56,38 +77,54 @@ def run_unit(task: UnitTask, emit: Callable[[Event], None], environ: Mapping[str
     started = time.monotonic()
     emit(UnitStarted(time=now(), unit=task.unit))
 
-    def ended(outcome: str, message: str) -> None:
-        for event in tail.read():
-            emit(event)
-        emit(
-            UnitFinished(
-                time=now(),
-                unit=task.unit,
-                outcome=outcome,
-                message=message,
-                log=os.path.relpath(log, task.context.run_dir),
-                duration_s=round(time.monotonic() - started, 3),
-            )
-        )
-
     child = process.start(pytest_command(context_path, task.suites), env=unit_env(environ), log=log)
+    below: set[int] = set()
+    outcome: Outcome = "completed"
+    message = ""
     try:
-        while child.poll() is None and time.monotonic() - started < task.timeout_s:
-            for event in tail.read():
-                emit(event)
+        while child.poll() is None:
+            below |= process.sessions_below(child.pid)
+            _pass_on(tail, emit)
+            if stopped():
+                outcome, message = "interrupted", "the run was interrupted"
+                break
+            if time.monotonic() - started >= task.timeout_s:
+                outcome, message = "timed_out", f"the unit was killed after {task.timeout_s:.0f} s"
+                break
             time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        process.stop(child, grace_s=0)
-        ended("interrupted", "the run was interrupted")
-        raise
-    timed_out = child.poll() is None
-    process.stop(child, grace_s=0 if timed_out else STOP_GRACE_S)
-    if timed_out:
-        ended("timed_out", f"the unit was killed after {task.timeout_s:.0f} s")
-    elif child.returncode in (0, 1):  # pytest: all passed, or some failed
-        ended("completed", "")
-    else:
-        ended("crashed", _crash(child, log))
+        if outcome == "completed" and child.returncode not in (0, 1):  # pytest: all passed, or some failed
+            outcome, message = "crashed", _crash(child, log)
+    except UsageError as error:
+        outcome, message = "crashed", f"the unit's journal is damaged: {error}"
+    finally:
+        process.stop(child, grace_s=0, known=below)
+    try:
+        _pass_on(tail, emit)
+    except UsageError as error:
+        if outcome == "completed":
+            outcome, message = "crashed", f"the unit's journal is damaged: {error}"
+    emit(
+        UnitFinished(
+            time=now(),
+            unit=task.unit,
+            outcome=outcome,
+            message=message,
+            log=os.path.relpath(log, task.context.run_dir),
+            duration_s=round(time.monotonic() - started, 3),
+        )
+    )
+
+
+def _pass_on(tail: Tail, emit: Callable[[Event], None]) -> None:
+    """Emit what a unit wrote down.
+
+    Raises:
+        UsageError: when it wrote what is no event, or one that is not a unit's to write.
+    """
+    for event in tail.read():
+        if not isinstance(event, EngineReady | CheckStarted | CheckProgress | CheckFinished):
+            raise UsageError(f"a unit does not write {event.type}")
+        emit(event)
 
 
 def pytest_command(context: Path, suites: Sequence[Path]) -> list[str]:
@@ -95,7 +132,7 @@ def pytest_command(context: Path, suites: Sequence[Path]) -> list[str]:
     return [
         *(sys.executable, "-m", "pytest", "-p", "bi_harness.pytest_plugin", "-p", "no:cacheprovider"),
         *("--import-mode=importlib", "-c", os.devnull, "--rootdir", str(suites[0].parent)),
-        *("-ra", "--tb=short", "--bi-unit-file", str(context)),
+        *("-ra", "--tb=short", "--bi-unit-file", str(context), "--bi-parent", str(os.getpid())),
         *map(str, suites),
     ]
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -165,15 +166,13 @@ def execute(run: Prepared, watch: Callable[[Event], None]) -> tuple[Path, Statem
             journal.write(event)
             watch(event)
 
-        emit(_run_started(run, run_dir.name))
-        interrupted = False
-        try:
-            with _termination_interrupts():
-                for unit in run.selection.plan.units:
-                    run_unit(_task(run, unit, run_dir, work), emit, os.environ)
-        except KeyboardInterrupt:
-            interrupted = True
-        emit(RunFinished(time=now(), interrupted=interrupted))
+        with _stop_signals() as stopped:
+            emit(_run_started(run, run_dir.name))
+            for unit in run.selection.plan.units:
+                if stopped():
+                    break
+                run_unit(_task(run, unit, run_dir, work), emit, os.environ, stopped=stopped)
+            emit(RunFinished(time=now(), interrupted=stopped()))
     shutil.rmtree(work, ignore_errors=True)
     return run_dir, from_journal(run_dir)
 
@@ -294,14 +293,20 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
 
 
 @contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM, as a CI agent sends it, does what Ctrl-C does."""
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Take Ctrl-C and SIGTERM (what a CI agent sends) as a wish that is asked for, never as an exception.
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    An exception could come between an event that was read and its place in the journal, or while processes
+    are being ended; and a second one, while the first is being dealt with.
+    """
+    came = threading.Event()
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -119,7 +119,10 @@ class CheckRecorder:
 
         Raises:
             EngineError: see ``EngineClient.generate``.
+            RuntimeError: this arm was compared before, or the check has concluded: there is one chance.
         """
+        if engine.config.arm in self._evidence or self._status is not None:
+            raise RuntimeError(f"the check compares the {engine.config.arm} a second time")
         deadline = time.monotonic() + self._timeout_s
         sizes = (1, *workload.batch_sizes)
         total = sum(-(-len(workload.requests) // size) for size in sizes)
@@ -139,15 +142,18 @@ class CheckRecorder:
                     )
                 )
 
-            arms.append(
-                run_arm(
+            try:
+                arm = run_arm(
                     engine,
                     workload.requests,
                     size,
                     timeout_s=max(0.0, deadline - time.monotonic()),
                     progress=progress,
                 )
-            )
+            except EngineError as error:
+                self._engines.failed(engine, error)
+                raise
+            arms.append(arm)
             done += -(-len(workload.requests) // size)
         evidence = gather(arms[0], arms[1:], [len(r.prompt) for r in workload.requests])
         self._evidence[engine.config.arm] = evidence
@@ -157,8 +163,11 @@ class CheckRecorder:
         """Decide the status from what was compared.
 
         Raises:
+            RuntimeError: when it was decided before.
             pytest.fail.Exception: when it is not a pass, with the reason.
         """
+        if self._status is not None:
+            raise RuntimeError("the check concludes a second time")
         treatment = self._evidence.get("treatment")
         if treatment is None:
             self._status, self._reason = "inconclusive", "the check compared nothing with invariance on"
@@ -173,10 +182,9 @@ class CheckRecorder:
 
     def raised(self, error: BaseException) -> None:
         """Something was raised in set-up, call or tear-down."""
-        if self._status is not None and isinstance(error, pytest.fail.Exception):
+        if self._status not in (None, "pass") and isinstance(error, pytest.fail.Exception):
             return  # conclude() said so itself
         if isinstance(error, EngineError):
-            self._engines.failed(self._cell, error)
             self._log = self._engines.log()
         self._error = self._error or str(error).strip() or type(error).__name__
 

@@ -30,19 +30,25 @@ class InvarianceSpec(SpecModel):
     """How a device's batch invariance is switched.
 
     Attributes:
-        how: ``env``: vLLM's own mode; ``plugin``: bi-harness's plugin, where vLLM has none.
-        on: environment of the treatment arm.
+        how: ``env``: vLLM's own mode; ``plugin``: bi-harness's plugin, where vLLM has none; ``none``: there
+            is no mode, the device claims to be invariant as it is. Both arms are then stock vLLM, so that a
+            pass is out of reach: the control diverges where the treatment does.
+        on: environment of the treatment arm; for ``none``, of neither.
         off: environment of the control arm.
         note: for reports.
     """
 
-    how: Literal["env", "plugin"]
-    on: Environment = Field(min_length=1)
-    off: Environment = Field(min_length=1)
+    how: Literal["env", "plugin", "none"]
+    on: Environment = Field(default_factory=dict)
+    off: Environment = Field(default_factory=dict)
     note: str = ""
 
     @model_validator(mode="after")
     def _differ(self) -> InvarianceSpec:
+        if self.how == "none":
+            if self.on or self.off:
+                raise ValueError("how: none has neither on nor off: there is nothing to switch")
+            return self
         # An arm must not inherit what the other one sets: each says every variable itself.
         if self.on.keys() != self.off.keys() or self.on == self.off:
             raise ValueError("on and off must set the same variables, at least one of them differently")
