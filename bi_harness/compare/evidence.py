@@ -144,6 +144,8 @@ def weakness(evidence: Evidence) -> str:
     """Why equality in this evidence would prove nothing; empty when it would."""
     if not (evidence.prompts and evidence.steps and evidence.values):
         return "nothing was compared"
+    if not evidence.batches:
+        return "no arm ran"
     reference, *batched = evidence.batches
     if reference.batch_size != 1 or reference.max_requests != 1:
         return f"the reference arm ran {reference.max_requests} requests together, not one"
