@@ -27,6 +27,7 @@ class EngineConfig:
         arm: ``treatment`` (invariance on) or ``control`` (off).
         python: the interpreter that has vLLM.
         platform: vLLM's device type, ``cpu`` or ``cuda``; the engine refuses to run on another.
+        capability: compute capability that every GPU must have; ``None`` on a CPU.
         invariance: whether the invariance mode must be on, as read back from the engine.
         llm: keyword arguments of ``vllm.LLM``.
         checkpoint: spec of a synthetic checkpoint to make at ``llm["model"]``; ``None`` for a named one.
@@ -37,6 +38,7 @@ class EngineConfig:
     arm: ArmName
     python: str
     platform: str
+    capability: str | None
     invariance: bool
     llm: Mapping[str, Any]
     checkpoint: Mapping[str, Any] | None
@@ -48,6 +50,7 @@ class EngineConfig:
         return {
             "arm": self.arm,
             "platform": self.platform,
+            "capability": self.capability,
             "invariance": self.invariance,
             "llm": dict(self.llm),
             "checkpoint": dict(self.checkpoint) if self.checkpoint is not None else None,
@@ -125,7 +128,11 @@ def engine_config(
         UsageError: see ``checkpoint_spec``.
     """
     checkpoint = checkpoint_spec(model, settings.weights, settings.layers)
-    path = model.hf if checkpoint is None else f"{settings.model_cache}/{spec_digest(checkpoint)[:32]}"
+    path = (
+        (model.path or model.hf)
+        if checkpoint is None
+        else f"{settings.model_cache}/{spec_digest(checkpoint)[:32]}"
+    )
     layers = model.layers if settings.layers is None else settings.layers
     kv_bytes = kv_cache_bytes(
         model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
@@ -171,6 +178,7 @@ def engine_config(
         room_for_two=two_fit(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes),
         python=settings.python,
         platform=device.kind,
+        capability=device.capability,
         invariance=arm == "treatment" and invariance.how != "none",
         llm=llm,
         checkpoint=checkpoint,

@@ -96,17 +96,18 @@ def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"vLLM {vllm.__version__} of {sys.executable} runs on {platform!r}, not on "
             f"{config['platform']!r}: install the engine that fits the device"
         )
-    checkpoint = None
-    if config["checkpoint"] is not None:
-        from bi_harness.workload.checkpoint import ensure
-
-        checkpoint = ensure(config["checkpoint"], Path(config["llm"]["model"]))["digest"]
+    checkpoint = _checkpoint(config)
     llm = vllm.LLM(worker_extension_cls="bi_harness.engine.worker_extension.Readback", **config["llm"])
-    effective = {**_effective(llm, config), "checkpoint": checkpoint}
+    effective = {**_effective(llm, config), "checkpoint": checkpoint or _hub_commit(config["llm"])}
     if effective["invariance"] != config["invariance"]:
         raise Refused(
             f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
             "vLLM did not take the setting"
+        )
+    strangers = [d for d in effective["devices"] if d["capability"] != config["capability"]]
+    if config["capability"] and (strangers or not effective["devices"]):
+        raise Refused(
+            f"asked for GPUs of capability {config['capability']}, and the engine has {strangers or 'none'}"
         )
     asked = config["llm"].get("attention_config", {}).get("backend")
     got = effective["attention_backends"]
@@ -119,6 +120,24 @@ def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"compilation mode {effective['compilation_mode']}"
         )
     return llm, effective
+
+
+def _checkpoint(config: dict[str, Any]) -> str | None:
+    """The digest of the weights, made on the spot where the configuration says so; ``None`` for a hub's."""
+    from bi_harness.workload.checkpoint import checkpoint_digest, ensure
+
+    folder = Path(config["llm"]["model"])
+    if config["checkpoint"] is not None:
+        return ensure(config["checkpoint"], folder)["digest"]
+    return checkpoint_digest(folder) if folder.is_dir() else None
+
+
+def _hub_commit(llm: dict[str, Any]) -> str | None:
+    """``gitCommit:...`` of the repository's snapshot that was loaded, as the hub's cache names it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(llm["model"], "config.json", revision=llm.get("revision"))
+    return f"gitCommit:{Path(found).parent.name}" if isinstance(found, str) else None
 
 
 def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ since a viewer must not show green for what was not shown; ``skip`` and ``waived
 from __future__ import annotations
 
 from typing import Any
+from xml.etree import ElementTree
 
 from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
@@ -40,7 +41,10 @@ def render_junit(statement: Statement) -> bytes:
 
 def _bytes(document: JUnitXml) -> bytes:
     rendered: Any = document.tostring()
-    return rendered if isinstance(rendered, bytes) else str(rendered).encode()
+    # junitparser writes with lxml where that is installed, and spells the same document otherwise: written
+    # once more by the standard library, a journal gives the same bytes on every host.
+    root = ElementTree.fromstring(rendered)  # noqa: S314 - our own document
+    return b"<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(root, encoding="utf-8") + b"\n"
 
 
 def _name(value: str) -> str:

@@ -138,8 +138,19 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
                 profile=options.profile,
                 seed=options.seed,
             )
-            checkpoint_spec(spec.models[cell.model], options.weights, options.layers)
+            model = spec.models[cell.model]
+            if checkpoint_spec(model, options.weights, options.layers) is None and model.path is not None:
+                _see_checkpoint(model.id, Path(model.path), spec.paths.models)
     return Prepared(options, spec, device, host, engine.executable, selection)
+
+
+def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
+    if not (folder / "config.json").is_file():
+        problem = "is not there" if not folder.exists() else "has no config.json"
+        raise UsageError(
+            f"{source}: models.{model}.path: {folder} {problem}. Give the folder of a checkpoint, "
+            "or run its shape with --weights synthetic"
+        )
 
 
 def execute(run: Prepared, watch: Callable[[Event], None]) -> tuple[Path, Statement]:
@@ -246,6 +257,8 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
 def weights_of(model: ModelSpec, options: RunOptions) -> str:
     """What weights run for a model, for a reader of the certificate."""
     if checkpoint_spec(model, options.weights, options.layers) is None:
+        if model.path is not None:
+            return model.path
         return f"{model.hf} at revision {model.revision or 'of the default branch'}"
     shrunk = f", {options.layers} of {model.layers} layers" if options.layers is not None else ""
     shape = f" in the shape of {model.hf}" if model.hf else ""

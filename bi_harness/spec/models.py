@@ -33,6 +33,7 @@ class ModelSpec(SpecModel):
         id: its key in the file.
         title: for reports; the id when empty.
         hf: Hugging Face repository; ``None`` for a synthetic model.
+        path: folder of a checkpoint on this host, instead of ``hf``.
         revision: commit, tag or branch of ``hf``.
         synthetic: whether its weights are always made on the spot, from ``config`` and ``seed``.
         attention: which list of the device's backends it runs on.
@@ -54,6 +55,7 @@ class ModelSpec(SpecModel):
     id: str
     title: str = ""
     hf: Annotated[str, StringConstraints(strict=True, pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    path: Text | None = None
     revision: Text | None = None
     synthetic: Flag = False
     attention: Attention = "mha"
@@ -87,8 +89,10 @@ class ModelSpec(SpecModel):
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
-        if self.synthetic == (self.hf is not None):
-            raise ValueError("give either hf (a repository) or synthetic: true")
+        if [self.hf is not None, self.path is not None, self.synthetic].count(True) != 1:
+            raise ValueError("give one of hf (a repository), path (a folder) and synthetic: true")
+        if self.path is not None and (self.revision or self.gated):
+            raise ValueError("a folder has no revision, and is not gated")
         if self.synthetic and (self.revision or self.quantization or self.gated):
             raise ValueError("a synthetic model has no revision, no quantization, and is not gated")
         return self

@@ -68,7 +68,12 @@ def test_a_good_spec(files: Files) -> None:
             "models.yaml:8: models.tiny: duplicate key; it is first given at models.yaml:2",
         ),
         ("models", "hf: Org/Big", "hf: Big", "models.big.hf"),
-        ("models", "hf: Org/Big", "synthetic: false", "give either hf (a repository) or synthetic: true"),
+        (
+            "models",
+            "hf: Org/Big",
+            "synthetic: false",
+            "give one of hf (a repository), path (a folder) and synthetic: true",
+        ),
         ("models", "max_model_len: 2048", "max_model_len: '2048'", 'must be a whole number, not "2048"'),
         (
             "models",
