@@ -44,7 +44,8 @@ def _bytes(document: JUnitXml) -> bytes:
     # junitparser writes with lxml where that is installed, and spells the same document otherwise: written
     # once more by the standard library, a journal gives the same bytes on every host.
     root = ElementTree.fromstring(rendered)  # noqa: S314 - our own document
-    return b"<?xml version='1.0' encoding='utf-8'?>\n" + ElementTree.tostring(root, encoding="utf-8") + b"\n"
+    body: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return b"<?xml version='1.0' encoding='utf-8'?>\n" + body + b"\n"
 
 
 def _name(value: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from bi_harness.certificate.events import (
     CheckFinished,
@@ -90,14 +91,20 @@ def watching(console: Console) -> Iterator[Watcher]:
         yield Watcher(console, None)
         return
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
         TextColumn("{task.fields[units]}  {task.fields[checks]}"),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        # Last, and cut where the line ends: a cell's id must not push the figures out of sight.
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )
-    with _Bar(*columns, console=console, transient=True) as bar:
+    # Work comes in bursts, so the speed is taken over the whole run.
+    with _Bar(*columns, console=console, transient=True, expand=True, speed_estimate_period=86400) as bar:
         yield Watcher(console, bar)
 
 
