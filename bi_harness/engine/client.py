@@ -17,13 +17,15 @@ from typing import Any
 from bi_harness.compare.observations import Observations
 from bi_harness.engine import process, protocol
 from bi_harness.engine.config import EngineConfig
-from bi_harness.engine.protocol import StepSummary
+from bi_harness.engine.protocol import ProtocolError, StepSummary
 from bi_harness.engine.site import make_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 from bi_harness.workload.requests import Request
 
 STOP_GRACE_S = 20.0
+DEATH_POLL_S = 1.0
+EXIT_WAIT_S = 5.0
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|No available memory|"
     r"larger than the available KV cache memory",
@@ -67,7 +69,8 @@ class EngineClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._commands = -1
         self._answers = -1
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._below: set[int] = set()
 
     def __enter__(self) -> EngineClient:
         return self
@@ -116,16 +119,24 @@ class EngineClient:
         """Wait until the engine answers.
 
         Raises:
-            EngineStartError: when it fails, refuses or dies.
+            EngineStartError: when it fails, refuses, dies or answers nonsense.
             EngineTimeout: when it takes longer; it is killed.
         """
         try:
             message = self._read(time.monotonic() + timeout_s, f"was not ready after {timeout_s:.0f} s")
-        except EngineDied as error:
+        except EngineError as error:
+            if isinstance(error, EngineTimeout):
+                raise
             raise EngineStartError(str(error)) from error
         if message["event"] != "ready":
+            self.kill()
             raise EngineStartError(self._explain("did not start", message.get("error")))
-        return Ready(message["effective"], message["provenance"], float(message["start_s"]))
+        try:
+            return Ready(message["effective"], message["provenance"], float(message["start_s"]))
+        except (KeyError, TypeError, ValueError) as error:
+            self.kill()
+            what = "did not say what it is"
+            raise EngineStartError(self._explain(what, f"{type(error).__name__}: {error}")) from error
 
     def generate(
         self,
@@ -164,20 +175,26 @@ class EngineClient:
         while True:
             message = self._read(deadline, f"did not finish within {timeout_s:.0f} s")
             if message["event"] == "progress":
-                progress(message["done"], message["of"])
+                progress(int(message.get("done", 0)), int(message.get("of", 0)))
             elif message["event"] == "result":
                 break
             else:
+                self.kill()
                 raise EngineError(self._explain("failed while generating", message.get("error")))
-        arrays = message["observations"]
-        observations = Observations(
-            *(protocol.decode_array(arrays[name]) for name in ("tokens", "lengths", "ids", "logprobs"))
-        )
-        return Burst(
-            observations=observations.reordered(order),
-            steps=tuple(StepSummary(**s) for s in message["steps"]),
-            generate_s=float(message["generate_s"]),
-        )
+        try:
+            arrays = message["observations"]
+            observations = Observations(
+                *(protocol.decode_array(arrays[name]) for name in ("tokens", "lengths", "ids", "logprobs"))
+            )
+            return Burst(
+                observations=observations.reordered(order),
+                steps=tuple(StepSummary(**s) for s in message["steps"]),
+                generate_s=float(message["generate_s"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            self.kill()
+            what = "answered with observations that make no sense"
+            raise EngineError(self._explain(what, f"{type(error).__name__}: {error}")) from error
 
     def close(self) -> None:
         """End the engine and wait until all its processes are gone. Safe to call twice."""
@@ -192,7 +209,7 @@ class EngineClient:
 
     def _end(self, grace_s: float) -> None:
         if self._process is not None:
-            process.stop(self._process, grace_s=grace_s)
+            process.stop(self._process, grace_s=grace_s, known=self._below)
             self._process = None
         for fd in (self._commands, self._answers):
             if fd >= 0:
@@ -200,6 +217,7 @@ class EngineClient:
         self._commands = self._answers = -1
 
     def _send(self, message: dict[str, Any], deadline: float) -> None:
+        self._must_run()
         data = memoryview(protocol.encode_line(message))
         os.set_blocking(self._commands, False)
         with selectors.DefaultSelector() as selector:
@@ -214,26 +232,58 @@ class EngineClient:
                     raise self._death() from None
 
     def _read(self, deadline: float, too_late: str) -> dict[str, Any]:
+        running = self._must_run()
+        self._look_below(running)
+        seen = 0
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
+            while (end := self._buffer.find(b"\n", seen)) < 0:
+                seen = len(self._buffer)
+                # Dead before the look at the pipe, so that nothing it wrote last is missed. Its children may
+                # have inherited the pipe and hold it open.
+                dead = running.poll() is not None
+                left = deadline - time.monotonic()
+                if not selector.select(0.0 if dead else min(max(0.0, left), DEATH_POLL_S)):
+                    if dead:
+                        raise self._death()
+                    if left > 0:
+                        self._look_below(running)
+                        continue
                     self.kill()
                     raise EngineTimeout(self._explain(too_late, None))
                 data = os.read(self._answers, 1 << 20)
                 if not data:
                     raise self._death()
                 self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return protocol.decode_line(line)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            message = protocol.decode_line(line)
+            if not isinstance(message.get("event"), str):
+                raise ProtocolError(f"no event: {line[:200]!r}")
+        except ProtocolError as error:
+            self.kill()
+            raise EngineError(self._explain("answered with what is no message", str(error))) from error
+        return message
+
+    def _look_below(self, running: subprocess.Popen[bytes]) -> None:
+        # Of an engine that dies by itself, the processes in sessions of their own cannot be found afterwards.
+        # The last look is kept, not all of them: an old session's number may be someone else's by now.
+        self._below = process.sessions_below(running.pid) or self._below
+
+    def _must_run(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise EngineError(f"the {self.config.arm} engine is not running")
+        return self._process
 
     def _death(self) -> EngineDied:
-        assert self._process is not None
+        ended = self._must_run()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.poll()
+            ended.wait(EXIT_WAIT_S)
+        code = ended.poll()
         self.kill()
-        return EngineDied(self._explain(f"died ({process.describe_exit(code)})", None))
+        how = "closed its pipe without an answer" if code is None else f"died ({process.describe_exit(code)})"
+        return EngineDied(self._explain(how, None))
 
     def _explain(self, what: str, error: str | None) -> str:
         tail = log_tail(self.log)

@@ -65,6 +65,8 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
     deadline = time.monotonic() + GONE_TIMEOUT_S
     while left := members(sessions):
         for member in left:
+            # A leader that died by itself cannot be asked for its children, but theirs are still known.
+            sessions |= sessions_below(member.pid)
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.send_signal(signal.SIGKILL)
         if time.monotonic() > deadline:
@@ -100,7 +102,8 @@ def describe_exit(returncode: int | None) -> str:
     if returncode is None:
         return "still running"
     if returncode < 0:
-        name = signal.Signals(-returncode).name
+        known = -returncode in {s.value for s in signal.Signals}
+        name = signal.Signals(-returncode).name if known else f"signal {-returncode}"
         hint = " (often the kernel's out-of-memory killer)" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     return f"exit code {returncode}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +65,19 @@ def decode_array(data: Any) -> npt.NDArray[Any]:
         ProtocolError: when dtype, shape and bytes do not agree.
     """
     try:
-        kind, shape = data["dtype"], tuple(int(n) for n in data["shape"])
+        kind, shape = data["dtype"], tuple(data["shape"])
         raw = base64.b64decode(data["data"], validate=True)
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"not an array: {error}") from error
-    if kind not in _DTYPES or any(n < 0 for n in shape):
+    sizes = all(type(n) is int and n >= 0 for n in shape)
+    if not isinstance(kind, str) or kind not in _DTYPES or not sizes:
         raise ProtocolError(f"not an array: dtype {kind!r}, shape {shape}")
-    if len(raw) != int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize:
+    if len(raw) != math.prod(shape) * np.dtype(kind).itemsize:
         raise ProtocolError(f"array of shape {shape} and dtype {kind} has {len(raw)} bytes")
-    return np.frombuffer(raw, dtype=kind).reshape(shape)
+    try:
+        return np.frombuffer(raw, dtype=kind).reshape(shape)
+    except (ValueError, OverflowError) as error:  # more dimensions, or longer ones, than numpy has
+        raise ProtocolError(f"not an array: {error}") from error
 
 
 def encode_line(message: dict[str, Any]) -> bytes:
@@ -88,7 +93,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     """
     try:
         message = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {line[:200]!r}") from error
     if not isinstance(message, dict):
         raise ProtocolError(f"not an object: {line[:200]!r}")

@@ -71,10 +71,12 @@ class StepLog:
         steps = max_requests = max_tokens = preemptions = split = 0
         for path in sorted(self._folder.glob("steps-*.jsonl")):
             with open(path, "rb") as log:
-                log.seek(self._offsets.get(path, 0))
-                lines = log.read().splitlines()
-                self._offsets[path] = log.tell()
-            for line in lines:
+                start = self._offsets.get(path, 0)
+                log.seek(start)
+                whole, newline, _ = log.read().rpartition(b"\n")
+            # What follows the last newline is a line that another process is still writing.
+            self._offsets[path] = start + len(whole) + len(newline)
+            for line in whole.splitlines():
                 record = json.loads(line)
                 tokens = record["tokens"]
                 steps += 1

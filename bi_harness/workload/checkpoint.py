@@ -50,14 +50,17 @@ def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
     Safe when several processes ask at once: one makes it, the others wait.
 
     Raises:
-        ValueError: when transformers does not know the architecture or refuses the configuration.
+        ValueError: when the folder holds something else, or transformers does not know the architecture
+            or refuses the configuration.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _lock(folder.with_suffix(".lock")):
         if (folder / DONE).is_file():
-            record: dict[str, str] = json.loads((folder / DONE).read_text(encoding="utf-8"))
-            if record["digest"] == checkpoint_digest(folder):
-                return record
+            record = _record(folder)
+            if record.get("spec") not in (None, spec_digest(spec)):
+                raise ValueError(f"{folder} holds the checkpoint of another model; choose another folder")
+            if record and record["digest"] == checkpoint_digest(folder):
+                return {"digest": record["digest"], "made_by": record["made_by"]}
             # Someone changed a file: never run what its digest does not describe.
             shutil.rmtree(folder)
         elif folder.exists():
@@ -65,12 +68,23 @@ def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
         work = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
         try:
             record = {"digest": _make(spec, work), "made_by": f"bi-harness checkpoint format {FORMAT}"}
-            (work / DONE).write_text(json.dumps(record), encoding="utf-8")
+            done = json.dumps({**record, "spec": spec_digest(spec)})
+            (work / DONE).write_text(done, encoding="utf-8")
             work.chmod(0o755)
             work.rename(folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return record
+
+
+def _record(folder: Path) -> dict[str, str]:
+    """What ``DONE`` says; empty when it is not what ``ensure`` wrote."""
+    try:
+        record = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    whole = isinstance(record, dict) and all(isinstance(record.get(k), str) for k in ("digest", "made_by"))
+    return record if whole else {}
 
 
 @contextmanager
@@ -89,10 +103,14 @@ def _make(spec: dict[str, Any], folder: Path) -> str:
 
     settings = dict(spec["config"])
     dtype = getattr(torch, spec["dtype"])
-    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    config.dtype = dtype
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    try:
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        config.dtype = dtype
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except Exception as error:  # each release and architecture has errors of its own
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"transformers refuses the configuration: {first}") from error
     model.to_empty(device="cpu")
     model.tie_weights()
     tied = bool(getattr(config, "tie_word_embeddings", False))
@@ -141,7 +159,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     """A byte-level tokenizer of ``vocab_size`` entries: 256 bytes, then names that no text produces.
 
     Raises:
-        ValueError: for fewer than 256 entries.
+        ValueError: for fewer than 258 entries.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -1,0 +1,180 @@
+"""What an engine is started with: the arms differ in nothing but the invariance and their caches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from bi_harness.engine.config import EngineConfig, EngineSettings, checkpoint_spec, engine_config
+from bi_harness.errors import UsageError
+from bi_harness.matrix.cells import Cell
+from bi_harness.spec.load import Spec
+from bi_harness.workload.checkpoint import spec_digest
+
+CACHES = {"VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"}
+
+
+def settings(**changes: Any) -> EngineSettings:
+    plain = EngineSettings("/env/bin/python", "named", None, "/models", "/compile", {"PATH": "/bin"})
+    return dataclasses.replace(plain, **changes)
+
+
+def config(
+    spec: Spec,
+    arm: Any = "treatment",
+    *,
+    device: str = "h200",
+    model: str = "qwen3-1.7b",
+    backend: str = "FLASH_ATTN",
+    tp: int = 1,
+    dp: int = 1,
+    mode: Any = "eager",
+    **changes: Any,
+) -> EngineConfig:
+    return engine_config(
+        Cell(device, model, backend, tp, dp, mode, "batch_invariance"),
+        arm,
+        model=spec.models[model],
+        device=spec.devices[device],
+        suite=spec.suites["batch_invariance"],
+        settings=settings(**changes),
+        max_num_seqs=33,
+        max_model_len=924,
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "l4", "a100", "h100", "h200", "b200"])
+@pytest.mark.parametrize("environment", [{}, {"VLLM_BATCH_INVARIANT": "1", "BI_HARNESS_CPU_INVARIANCE": "1"}])
+def test_the_arms_differ_in_the_invariance_and_their_caches_alone(
+    spec: Spec, device: str, environment: dict[str, str]
+) -> None:
+    model = "qwen3-tiny" if device == "cpu" else "qwen3-1.7b"
+    one, two = (
+        config(spec, arm, device=device, model=model, environment=environment)
+        for arm in ("treatment", "control")
+    )
+    assert one.llm == two.llm
+    assert one.checkpoint == two.checkpoint
+    assert (one.python, one.platform, one.room_for_two) == (two.python, two.platform, two.room_for_two)
+    assert (one.invariance, two.invariance) == (True, False)
+    invariance = spec.devices[device].invariance
+    differing = {k for k in one.env | two.env if one.env.get(k) != two.env.get(k)}
+    assert differing == CACHES | set(invariance.on)
+    for key, value in invariance.on.items():
+        assert (one.env[key], two.env[key]) == (value, invariance.off[key])
+    assert not {one.env[k] for k in CACHES} & {two.env[k] for k in CACHES}
+
+
+def test_a_named_model_runs_its_own_weights_at_its_revision(spec: Spec) -> None:
+    made = config(spec)
+    assert made.checkpoint is None
+    assert (made.llm["model"], made.llm["revision"]) == ("Qwen/Qwen3-1.7B", "main")
+    assert "HF_HUB_OFFLINE" not in made.env
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "weights"), [("qwen3-tiny", "cpu", "named"), ("qwen3-1.7b", "h200", "synthetic")]
+)
+def test_a_synthetic_model_is_made_on_the_spot_and_needs_no_network(
+    spec: Spec, model: str, device: str, weights: str
+) -> None:
+    made = config(spec, device=device, model=model, weights=weights)
+    assert made.checkpoint is not None
+    assert made.llm["model"] == f"/models/{spec_digest(dict(made.checkpoint))[:32]}"
+    assert made.env["HF_HUB_OFFLINE"] == "1"
+    assert "revision" not in made.llm
+
+
+def test_another_depth_is_another_checkpoint(spec: Spec) -> None:
+    two, all_of_it = (config(spec, weights="synthetic", layers=n) for n in (2, None))
+    assert two.llm["model"] != all_of_it.llm["model"]
+    assert two.checkpoint is not None
+    assert two.checkpoint["config"]["num_hidden_layers"] == 2
+    # The file that was read is left as it is.
+    assert spec.models["qwen3-1.7b"].config["num_hidden_layers"] == 28
+
+
+def test_layers_need_synthetic_weights(spec: Spec) -> None:
+    with pytest.raises(UsageError, match="--layers 2 needs --weights synthetic"):
+        config(spec, layers=2)
+
+
+@pytest.mark.parametrize("layers", [0, -1, 29])
+def test_layers_are_at_most_the_models_own(spec: Spec, layers: int) -> None:
+    with pytest.raises(UsageError, match=r"qwen3-1\.7b has 28; give 1 to 28"):
+        config(spec, weights="synthetic", layers=layers)
+
+
+def test_layers_cut_the_list_of_their_types(spec: Spec) -> None:
+    model = spec.models["qwen3-1.7b"]
+    typed = model.model_copy(update={"config": {**model.config, "layer_types": ["full", "sliding"] * 14}})
+    made = checkpoint_spec(typed, "synthetic", 3)
+    assert made is not None
+    assert made["config"]["layer_types"] == ["full", "sliding", "full"]
+    assert len(typed.config["layer_types"]) == 28
+
+
+def test_auto_dtype_is_made_in_bfloat16(spec: Spec) -> None:
+    made = checkpoint_spec(spec.models["qwen3-1.7b"].model_copy(update={"dtype": "auto"}), "synthetic", None)
+    assert made is not None
+    assert made["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("tp", "dp", "alone"), [(1, 1, True), (2, 1, False), (1, 2, False), (2, 2, False)])
+def test_one_process_only_where_one_is_enough(spec: Spec, tp: int, dp: int, alone: bool) -> None:
+    made = config(spec, tp=tp, dp=dp)
+    assert (made.env.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") is alone
+    assert made.llm["tensor_parallel_size"] == tp
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, None),
+        ("", "bi_harness"),
+        ("lora", "lora,bi_harness"),
+        ("bi_harness", "bi_harness"),
+        ("lora,bi_harness", "lora,bi_harness"),
+        ("not_bi_harness", "not_bi_harness,bi_harness"),
+    ],
+)
+def test_a_list_of_plugins_keeps_what_it_has_and_gets_ours(
+    spec: Spec, before: str | None, after: str | None
+) -> None:
+    """Without the variable vLLM loads every plugin, ours too; with it, only those that it names."""
+    environment = {} if before is None else {"VLLM_PLUGINS": before}
+    assert config(spec, environment=environment).env.get("VLLM_PLUGINS") == after
+
+
+def test_what_is_asked_for_is_handed_on(spec: Spec) -> None:
+    made = config(spec, backend="TRITON_ATTN", mode="compile")
+    assert made.llm["attention_config"] == {"backend": "TRITON_ATTN"}
+    assert made.llm["enforce_eager"] is False
+    assert (made.llm["max_num_seqs"], made.llm["max_model_len"]) == (33, 924)
+    assert made.llm["gpu_memory_utilization"] == 0.85  # the device's
+    assert made.llm["enable_prefix_caching"] is False  # the suite's
+    assert made.llm["trust_remote_code"] is False
+    assert made.env["PATH"] == "/bin"
+    assert made.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert config(spec, device="cpu", model="qwen3-tiny").platform == "cpu"
+
+
+def test_the_harness_environment_is_not_changed(spec: Spec) -> None:
+    environment = {"VLLM_PLUGINS": "x"}
+    config(spec, environment=environment)
+    assert environment == {"VLLM_PLUGINS": "x"}
+
+
+def test_memory_is_fixed_but_for_hybrid_models(spec: Spec) -> None:
+    assert config(spec).llm["kv_cache_memory_bytes"] > 0
+    assert "kv_cache_memory_bytes" not in config(spec, model="qwen3-next-80b-a3b-instruct", tp=4).llm
+
+
+def test_what_the_worker_reads_is_json(spec: Spec) -> None:
+    for made in (config(spec), config(spec, weights="synthetic")):
+        read = json.loads(json.dumps(made.for_worker()))
+        assert read == made.for_worker()
+        assert set(read) >= {"arm", "platform", "invariance", "llm", "checkpoint"}
