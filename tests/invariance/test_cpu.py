@@ -1,0 +1,142 @@
+"""The CPU invariance mode on a real vLLM's own functions: no engine, but its layers and kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCHES = (2, 3, 7, 16, 17, 33, 64, 65, 256, 257)
+
+pytestmark = pytest.mark.engine
+
+# Patching is for good, so each measurement has a process of its own. Row 0 of every batch is the row that was
+# given alone, and the last row is another that was given alone, since a kernel may treat the tail apart.
+MEASURE = """
+import json, sys
+import torch
+from bi_harness.invariance import cpu
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers import linear, vocab_parallel_embedding
+from vllm.plugins import load_general_plugins
+
+patched, batches = json.loads(sys.argv[1])
+classes = {
+    "linear": linear.UnquantizedLinearMethod,
+    "lm_head": vocab_parallel_embedding.UnquantizedEmbeddingMethod,
+}
+before = {name: kind.apply for name, kind in classes.items()}
+if patched:
+    cpu.enable()
+    once = {name: kind.apply for name, kind in classes.items()}
+    cpu.enable()
+    assert once == {name: kind.apply for name, kind in classes.items()}, "patched twice"
+    assert all(once[name] is not before[name] for name in classes)
+    assert once["linear"].__wrapped__ is before["linear"]
+
+def same_bits(a, b):
+    kind = torch.int16 if a.dtype == torch.bfloat16 else torch.int32
+    return torch.equal(a.contiguous().view(kind), b.contiguous().view(kind))
+
+found = {"active": cpu.active(), "differing": {}}
+with set_current_vllm_config(VllmConfig()), torch.no_grad():
+    for name, kind in classes.items():
+        for dtype in (torch.bfloat16, torch.float32):
+            for k, n in ((256, 4096), (2048, 256)):
+                torch.manual_seed(k)
+                method, layer = kind(), torch.nn.Module()
+                # As create_weights() makes it, but for the loader, which wants a process group.
+                layer.weight = torch.nn.Parameter((torch.randn(n, k) / k**0.5).to(dtype), requires_grad=False)
+                method.process_weights_after_loading(layer)
+                rows = torch.randn(max(batches), k).to(dtype)
+                alone = [method.apply(layer, rows[i : i + 1]) for i in range(max(batches))]
+                differing = []
+                for size in batches:
+                    together = method.apply(layer, rows[:size])
+                    assert together.shape == (size, n)
+                    reference = torch.cat(alone[:size])
+                    assert torch.allclose(together.float(), reference.float(), rtol=0.05, atol=0.05)
+                    if not same_bits(together, reference):
+                        differing.append(size)
+                label = f"{name} {str(dtype)[6:]} K={k}"
+                found["differing"][label] = differing
+print("FOUND" + json.dumps(found))
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    pytest.importorskip("vllm")
+    # A plain environment: no plugin, no mode.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "BI_HARNESS_"))}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@cache
+def measured(patched: bool) -> dict[str, Any]:
+    said = python(MEASURE, json.dumps([patched, BATCHES]))
+    found: dict[str, Any] = json.loads(said.rpartition("FOUND")[2].splitlines()[0])
+    return found
+
+
+def test_a_row_has_the_same_bits_alone_and_in_every_batch() -> None:
+    found = measured(True)
+    assert len(found["differing"]) == 8
+    assert {label: sizes for label, sizes in found["differing"].items() if sizes} == {}
+
+
+def test_without_the_mode_it_has_not() -> None:
+    """Or the test above proves nothing on this host."""
+    found = measured(False)
+    if not any(found["differing"].values()):
+        pytest.skip("this CPU's kernels happen to be invariant in every shape that is tried")
+
+
+def test_the_mode_says_what_it_patched_and_stock_says_nothing() -> None:
+    assert measured(False)["active"] == []
+    active = measured(True)["active"]
+    assert len(active) == len(set(active)) >= 4
+    for name in ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "enable_kv_split=False"):
+        assert sum(name in line for line in active) == 1
+
+
+def test_attention_never_splits_the_keys_and_refuses_what_it_does_not_know() -> None:
+    said = python("""
+from vllm import _custom_ops
+seen = []
+_custom_ops.cpu_attn_get_scheduler_metadata = lambda *a, **k: seen.append((a, k)) or "metadata"
+from bi_harness.invariance import cpu
+cpu.enable()
+import torch
+threads = torch.get_num_threads()
+assert _custom_ops.cpu_attn_get_scheduler_metadata(enable_kv_split=True, num_reqs=3) == "metadata"
+assert seen == [((), {"enable_kv_split": False, "num_reqs": 3})], seen
+try:
+    _custom_ops.cpu_attn_get_scheduler_metadata(3, True)
+except RuntimeError as error:
+    print(error)
+assert len(seen) == 1
+assert torch.get_num_threads() == threads
+""")
+    assert "enable_kv_split is not passed by name" in said
+
+
+def test_vllm_passes_the_split_by_name() -> None:
+    """The signature that the patch is written for is the one that this vLLM has."""
+    said = python("""
+import inspect
+from vllm import _custom_ops
+print(list(inspect.signature(_custom_ops.cpu_attn_get_scheduler_metadata).parameters))
+""")
+    assert "enable_kv_split" in said
