@@ -48,12 +48,14 @@ def enable() -> None:
 
         metadata = _custom_ops.cpu_attn_get_scheduler_metadata
         attention = _custom_ops.cpu_attention_with_kv_cache
+        methods = [(m, m.apply) for m in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)]
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"the CPU invariance plugin does not know this vLLM ({error}); it was written for 0.32"
         ) from error
-    for method in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
-        method.apply = _padded(method.apply)
+    # Nothing is patched before everything to patch was found: half a mode must not read back as a mode.
+    for method, apply in methods:
+        method.apply = _padded(apply)
         _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {ROW_BLOCK}")
     # Taken here, because vLLM's CPU worker later replaces torch.set_num_threads by one that does nothing.
     set_threads = torch.set_num_threads

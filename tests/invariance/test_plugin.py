@@ -81,25 +81,15 @@ def test_when_asked_it_says_what_it_patched_once(tmp_path: Path) -> None:
         assert done.stdout.count(name) == 1
 
 
-def half(missing: dict[str, str]) -> object:
-    """A case that ``cpu.enable()`` does not get right yet."""
-    reason = (
-        "it looks for the classes, not for their apply, and patches the first before it misses the second's"
-    )
-    return pytest.param(missing, marks=pytest.mark.xfail(reason=reason))
-
-
 @pytest.mark.parametrize(
     "missing",
     [
         {"_custom_ops": ""},
         {"_custom_ops": "def cpu_attn_get_scheduler_metadata(): pass\n"},
         {"model_executor__layers__linear": ""},
-        half({"model_executor__layers__linear": "class UnquantizedLinearMethod: pass\n"}),
+        {"model_executor__layers__linear": "class UnquantizedLinearMethod: pass\n"},
         {"model_executor__layers__vocab_parallel_embedding": ""},
-        half(
-            {"model_executor__layers__vocab_parallel_embedding": "class UnquantizedEmbeddingMethod: pass\n"}
-        ),
+        {"model_executor__layers__vocab_parallel_embedding": "class UnquantizedEmbeddingMethod: pass\n"},
     ],
 )
 def test_a_vllm_without_what_it_patches_is_refused(tmp_path: Path, missing: dict[str, str]) -> None:
