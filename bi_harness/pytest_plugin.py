@@ -66,25 +66,43 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every cell of the suite that the check was selected for becomes a parameter."""
-    if "cell" not in metafunc.fixturenames:
+    definition = metafunc.definition
+    # Others' tests may have a fixture of that name.
+    if "cell" not in metafunc.fixturenames or not Path(definition.path).with_name("suite.yaml").is_file():
         return
     session = metafunc.config.stash.get(_SESSION, None)
-    if session is None:
-        raise pytest.UsageError("a suite needs --bi-device ID (or auto): which device is it to certify?")
-    definition = metafunc.definition
-    cells = session.cells_of(Path(definition.path), definition.name)
+    # Without a session it is refused when all is collected: raised here, it would be one module's error only.
+    cells = session.cells_of(Path(definition.path), definition.name) if session is not None else []
     # Session scope makes pytest run a cell's checks side by side, so that its engines start once.
     metafunc.parametrize("cell", cells, ids=[cell.id for cell in cells], scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Drop the placeholders of checks that no cell was selected for."""
-    if config.stash.get(_SESSION, None) is None:
+    """Drop the placeholders of checks that no cell was selected for; order the rest as the plan has them."""
+    session = config.stash.get(_SESSION, None)
+    if session is None:
+        if any(Path(i.path).with_name("suite.yaml").is_file() and _needs_cell(i) for i in items):
+            raise pytest.UsageError("a suite needs --bi-device ID (or auto): which device is it to certify?")
         return
-    empty = [i for i in items if "cell" in getattr(i, "fixturenames", ()) and _cell(i) is None]
+    empty = [i for i in items if _needs_cell(i) and _cell(i) is None]
     if empty:
         items[:] = [i for i in items if i not in empty]
         config.hook.pytest_deselected(items=empty)
+    seen = set()
+    for item in items:
+        cell = _cell(item)
+        key = (cell, item.path, item.function.__name__)  # type: ignore[attr-defined]
+        if cell is not None and key in seen:
+            raise pytest.UsageError(f"{key[2]} would run more than once on {cell.id}: a check has one result")
+        seen.add(key)
+
+    def place(item: pytest.Item) -> tuple[int, ...]:
+        cell = _cell(item)
+        if cell is None:
+            return ()
+        return session.place(cell, Path(item.path), item.function.__name__)  # type: ignore[attr-defined]
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,6 +129,10 @@ def pytest_runtest_makereport(
     if recorder is not None and call.excinfo is not None:
         recorder.raised(call.excinfo.value)
     return report
+
+
+def _needs_cell(item: pytest.Item) -> bool:
+    return "cell" in getattr(item, "fixturenames", ())
 
 
 def _cell(item: pytest.Item) -> Cell | None:

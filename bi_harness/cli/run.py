@@ -67,7 +67,7 @@ def run(
     from bi_harness.report.console import print_result
     from bi_harness.report.write import write_reports
     from bi_harness.runner.progress import watching
-    from bi_harness.runner.run import RunOptions, execute, prepare
+    from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
     from bi_harness.spec.load import default_paths, load_spec
 
     paths = default_paths(models_file, hardware_file, suites_dir)
@@ -89,9 +89,10 @@ def run(
         load_spec(paths.models, paths.hardware, paths.suites),
     )
     screen = Console(stderr=True)
-    with watching(screen) as watch:
-        run_dir, statement = execute(prepared, watch)
-    reports = write_reports(statement, run_dir)
+    with stop_signals() as stopped:
+        with watching(screen) as watch:
+            run_dir, statement = execute(prepared, watch, stopped=stopped)
+        reports = write_reports(statement, run_dir)
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)

@@ -43,5 +43,8 @@ def make_checkpoint(
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UsageError(lines[-1] if lines else f"{command[0]} ended with {done.returncode}")
-    record: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        record: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise UsageError(f"{command[0]} does not answer as a Python with transformers would") from error
     return record

@@ -69,5 +69,5 @@ class Context:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             cells = tuple(SelectedCell(Cell(**c["cell"]), tuple(c["checks"])) for c in data.pop("cells"))
             return Context(cells=cells, **data)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a unit's file: {error}") from error

