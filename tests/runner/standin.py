@@ -252,6 +252,7 @@ class Standin:
             "BI_HARNESS_DEVICE": "cpu",
             "BI_HARNESS_OUT": str(self.root / "out"),
             "BI_HARNESS_CACHE": str(self.root / "cache"),
+            "TMPDIR": str(self.root),
             "COLUMNS": "200",
         }
 
