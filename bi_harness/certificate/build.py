@@ -65,9 +65,10 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
     interrupted = fold.finished is None or fold.finished.interrupted
     verdict_, why = verdict(results, complete=not interrupted)
-    if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold)):
+    engine, disagreements = _engine_provenance(fold.engines)
+    if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
-    provenance = _provenance(start, fold, journal_digest)
+    provenance = _provenance(start, engine, disagreements, journal_digest)
     return Statement(
         subject=_subject(provenance),
         predicate=Predicate(
@@ -163,17 +164,35 @@ def _never_ran(planned: PlannedChecks, check: str, fold: _Fold) -> CheckResult:
     )
 
 
-def _provenance(start: RunStarted, fold: _Fold, journal_digest: str) -> dict[str, Any]:
-    engine: dict[str, Any] = {}
-    for said in fold.engines:
+def _engine_provenance(engines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """What all engines said of themselves, and where one said something else than those before it.
+
+    A certificate is of one vLLM and one set of checkpoints: engines that disagree leave it inconclusive.
+    """
+    engine: dict[str, Any] = {"checkpoints": {}}
+    disagreements: list[str] = []
+
+    def note(where: dict[str, Any], key: str, value: Any, name: str) -> None:
+        known = where.setdefault(key, value)
+        if known != value:
+            disagreements.append(f"the run's engines do not agree on {name}: {known} and {value}")
+
+    for said in engines:
         for key, value in said.items():
             if key == "checkpoints":
-                engine[key] = {**engine.get(key, {}), **value}
-            elif key in engine and engine[key] != value:
-                raise UsageError(f"the run's engines do not agree on {key}: {engine[key]} and {value}")
+                for model, digest in value.items():
+                    note(engine[key], model, digest, f"the checkpoint of {model}")
             else:
-                engine[key] = value
-    checkpoints = engine.pop("checkpoints", {})
+                note(engine, key, value, key)
+    return engine, list(dict.fromkeys(disagreements))
+
+
+def _provenance(
+    start: RunStarted, engine: dict[str, Any], disagreements: Sequence[str], journal_digest: str
+) -> dict[str, Any]:
+    checkpoints = engine.pop("checkpoints")
+    if disagreements:
+        engine = {**engine, "disagreements": list(disagreements)}
     digests = {**start.provenance.get("digests", {}), "journal": f"sha256:{journal_digest}"}
     if checkpoints:
         digests["checkpoints"] = dict(sorted(checkpoints.items()))

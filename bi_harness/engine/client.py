@@ -306,5 +306,7 @@ def log_tail(path: Path, size: int = 64 * 1024) -> str:
 def last_error_line(text: str) -> str:
     """The last line that names an error, else the last line that is not blank."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # vLLM logs harmless warnings that quote an exception ("Tokenizer not available ...").
+    lines = [line for line in lines if not re.search(r"\b(WARNING|INFO|DEBUG)\b", line)] or lines
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
     return (errors or lines or [""])[-1][:500]

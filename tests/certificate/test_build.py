@@ -223,14 +223,18 @@ def test_a_journal_that_contradicts_itself_is_refused(events: list[Event], messa
         {"vllm": {"version": "0.31.0"}},
         {"torch": {"version": "2.12.0"}},
         {"packages": {"numpy": "2.0"}},
+        {"checkpoints": {"tiny": "sha256:" + "34" * 32}},
     ],
 )
-def test_engines_that_disagree_are_refused(said: dict[str, Any]) -> None:
+def test_engines_that_disagree_certify_nothing(said: dict[str, Any]) -> None:
     events = sound()
     events.insert(3, ready(packages={"numpy": "1.0"}))
     events.insert(4, ready(**{"packages": {"numpy": "1.0"}, **said}))
-    with pytest.raises(UsageError, match="do not agree on"):
-        built(events)
+    statement = built(events)
+    harness = statement.predicate.bi_harness
+    assert (harness.verdict, statement.predicate.result) == ("INCONCLUSIVE", "FAILED")
+    assert "do not agree on" in harness.why
+    assert harness.provenance["disagreements"] == [harness.why]
 
 
 def test_engines_of_several_models_each_name_their_checkpoint() -> None:
