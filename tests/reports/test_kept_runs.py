@@ -1,0 +1,30 @@
+"""The real runs that git keeps: their certificates and reports still follow from their journals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bi_harness.report.html import render_html
+from bi_harness.report.junit import render_junit
+from bi_harness.report.markdown import render_markdown
+from bi_harness.runner.run import from_journal
+
+ROOT = Path(__file__).resolve().parents[2]
+# git's word and not the folder's: a developer's own runs lie beside the kept ones.
+KEPT = {
+    "cpu/20261121T040837Z-07338b": "CERTIFIED",
+    "h200/20261121T033037Z-c61998": "NOT_CERTIFIED",
+}
+
+
+@pytest.mark.parametrize(("run", "verdict"), KEPT.items(), ids=KEPT.keys())
+def test_a_kept_run_follows_from_its_journal(run: str, verdict: str) -> None:
+    folder = ROOT / "reports" / run
+    statement = from_journal(folder)
+    assert statement.predicate.bi_harness.verdict == verdict
+    assert statement.to_json() == (folder / "certificate.json").read_text(encoding="utf-8")
+    assert render_html(statement) == (folder / "certificate.html").read_text(encoding="utf-8")
+    assert render_markdown(statement) == (folder / "certificate.md").read_text(encoding="utf-8")
+    assert render_junit(statement) == (folder / "junit.xml").read_bytes()
