@@ -65,6 +65,20 @@ class BatchReached(Record):
     max_tokens: Count
 
 
+class Needed(Record):
+    """Something that must have happened, or equality would show nothing (a split prefill, an abort, ...).
+
+    Attributes:
+        name: what, in the scheduler's words.
+        needed: how often at least.
+        reached: how often it happened, over all batched arms.
+    """
+
+    name: str
+    needed: Annotated[int, Field(ge=1)]
+    reached: Count
+
+
 class Evidence(Record):
     """What was compared, bit by bit, and what differed.
 
@@ -82,6 +96,7 @@ class Evidence(Record):
         reference_digest: of those of the reference (batch size 1) arm.
         upper95: one-sided 95% upper bound (Clopper-Pearson) of the rate of differing steps.
         batches: what the scheduler did, an entry an arm.
+        needed: what else had to happen.
     """
 
     prompts: Count
@@ -97,6 +112,7 @@ class Evidence(Record):
     reference_digest: Digest
     upper95: Annotated[float, Field(ge=0, le=1)]
     batches: tuple[BatchReached, ...]
+    needed: tuple[Needed, ...] = ()
 
 
 class CheckResult(Record):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bi_harness.certificate.records import BatchReached, Divergence, Evidence, Status
+from bi_harness.certificate.records import BatchReached, Divergence, Evidence, Needed, Status
 from bi_harness.compare.bits import TOKENS_DIFFER, Comparison, Place, compare
 from bi_harness.compare.digest import digest
 from bi_harness.compare.observations import Observations
@@ -29,13 +29,19 @@ class Arm:
     batch: BatchReached
 
 
-def gather(reference: Arm, batched: Sequence[Arm], prompt_tokens: Sequence[int]) -> Evidence:
+def gather(
+    reference: Arm,
+    batched: Sequence[Arm],
+    prompt_tokens: Sequence[int],
+    needed: Sequence[Needed] = (),
+) -> Evidence:
     """Compare every batched arm with the reference, and sum up.
 
     Args:
         reference: each request alone.
         batched: the same requests in batches.
         prompt_tokens: the prompts' lengths, for the report.
+        needed: what else had to happen.
 
     Raises:
         ValueError: when an arm is not of the same requests.
@@ -61,6 +67,7 @@ def gather(reference: Arm, batched: Sequence[Arm], prompt_tokens: Sequence[int])
         # A request that ends early differs in a step that its shorter side never made.
         upper95=upper_bound_95(min(differing_steps, steps), steps),
         batches=(reference.batch, *(arm.batch for arm in batched)),
+        needed=tuple(needed),
     )
 
 
@@ -157,6 +164,9 @@ def weakness(evidence: Evidence) -> str:
                 f"the batch of {batch.batch_size} never formed: "
                 f"at most {batch.max_requests} requests ran together"
             )
+    for need in evidence.needed:
+        if need.reached < need.needed:
+            return f"{need.name}: {need.reached}, and the check shows something only from {need.needed} on"
     return ""
 
 

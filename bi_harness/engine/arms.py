@@ -1,49 +1,109 @@
-"""Running one workload at one batch size: the arm of a comparison."""
+"""Running a check's arms on one engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bi_harness.certificate.records import BatchReached
+import numpy as np
+
+from bi_harness.certificate.records import BatchReached, Needed
 from bi_harness.compare.evidence import Arm
+from bi_harness.compare.observations import Observations
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.protocol import StepSummary
-from bi_harness.workload.prompts import split
+from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.requests import Request
+
+
+class References:
+    """What requests gave alone on one engine: run once, and used by every check that has them as subjects."""
+
+    def __init__(self) -> None:
+        self._alone: dict[Request, tuple[Observations, StepSummary]] = {}
+
+    def missing(self, subjects: Sequence[Request]) -> ArmPlan | None:
+        """The arm that is still to be run: each request that is not known yet, alone. ``None`` for none."""
+        unknown = [r for r in dict.fromkeys(subjects) if r not in self._alone]
+        return together("alone", unknown, 1) if unknown else None
+
+    def add(self, plan: ArmPlan, arm: Arm, steps: Sequence[StepSummary]) -> None:
+        """Take what the arm gave."""
+        for index, (request, summary) in enumerate(zip(plan.requests, steps, strict=True)):
+            self._alone[request] = (rows(arm.observations, [index]), summary)
+
+    def arm(self, subjects: Sequence[Request]) -> Arm:
+        """The reference arm of these subjects; a request that is there twice has the same row twice.
+
+        Raises:
+            KeyError: when one of them was not run.
+        """
+        known = [self._alone[request] for request in subjects]
+        parts = [observations for observations, _ in known]
+        observations = Observations(
+            np.concatenate([o.tokens for o in parts]),
+            np.concatenate([o.lengths for o in parts]),
+            np.concatenate([o.ids for o in parts]),
+            np.concatenate([o.logprobs for o in parts]),
+        )
+        return Arm(
+            observations,
+            BatchReached(
+                batch_size=1,
+                prompts=len(subjects),
+                steps=sum(summary.steps for _, summary in known),
+                # The largest and not the smallest, as for batches: here company is what must not be.
+                max_requests=max(summary.max_requests for _, summary in known),
+                max_tokens=max(summary.max_tokens for _, summary in known),
+            ),
+        )
 
 
 def run_arm(
     engine: EngineClient,
-    requests: Sequence[Request],
-    batch_size: int,
+    plan: ArmPlan,
     *,
     timeout_s: float,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Arm:
-    """Run all requests in bursts of ``batch_size`` and say what the scheduler made of them.
+) -> tuple[Arm, tuple[StepSummary, ...]]:
+    """Run one arm, and say what the scheduler made of it: the subjects' observations, and each burst's steps.
 
     Raises:
         EngineError: see ``EngineClient.generate``.
     """
-    bursts = split(len(requests), batch_size)
-    burst = engine.generate(requests, bursts, timeout_s=timeout_s, progress=progress)
-    return Arm(burst.observations, batch_reached(batch_size, bursts, burst.steps))
+    burst = engine.generate(plan.requests, plan.bursts, timeout_s=timeout_s, progress=progress)
+    arm = Arm(rows(burst.observations, plan.subjects), batch_reached(plan, burst.steps))
+    return arm, burst.steps
 
 
-def batch_reached(
-    batch_size: int, bursts: Sequence[Sequence[int]], steps: Sequence[StepSummary]
-) -> BatchReached:
+def rows(observations: Observations, chosen: Sequence[int]) -> Observations:
+    """The observations of some requests, in that order."""
+    index = list(chosen)
+    o = observations
+    return Observations(o.tokens[index], o.lengths[index], o.ids[index], o.logprobs[index])
+
+
+def batch_reached(plan: ArmPlan, steps: Sequence[StepSummary]) -> BatchReached:
     """What the arm's bursts reached, from the scheduler's steps of each.
 
     Raises:
         ValueError: when there is not one summary for each burst.
     """
-    peaks = [s.max_requests for burst, s in zip(bursts, steps, strict=True) if len(burst) == batch_size]
+    peaks = [
+        s.max_requests for burst, s in zip(plan.bursts, steps, strict=True) if len(burst) >= plan.batch_size
+    ]
     return BatchReached(
-        batch_size=batch_size,
-        prompts=sum(len(burst) for burst in bursts),
+        batch_size=plan.batch_size,
+        prompts=len(plan.subjects),
         steps=sum(s.steps for s in steps),
         # No whole burst at all (fewer requests than the batch size) means that the size was never reached.
         max_requests=min(peaks, default=0),
         max_tokens=max((s.max_tokens for s in steps), default=0),
+    )
+
+
+def needed(plan: CheckPlan, steps: Sequence[StepSummary]) -> tuple[Needed, ...]:
+    """How often what the check needs happened, over all the steps of its arms."""
+    return tuple(
+        Needed(name=name, needed=times, reached=sum(int(getattr(s, name)) for s in steps))
+        for name, times in plan.needs
     )

@@ -21,7 +21,7 @@ from bi_harness.engine.protocol import ProtocolError, StepSummary
 from bi_harness.engine.site import make_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
-from bi_harness.workload.requests import Request
+from bi_harness.workload.requests import Member, Request
 
 STOP_GRACE_S = 20.0
 DEATH_POLL_S = 1.0
@@ -141,7 +141,7 @@ class EngineClient:
     def generate(
         self,
         requests: Sequence[Request],
-        bursts: Sequence[Sequence[int]],
+        bursts: Sequence[Sequence[int | Member]],
         *,
         timeout_s: float,
         progress: Callable[[int, int], None] = lambda done, of: None,
@@ -150,7 +150,7 @@ class EngineClient:
 
         Args:
             requests: what the bursts' indices mean.
-            bursts: indices into ``requests``; every index may appear once.
+            bursts: indices into ``requests``, or members with an arrival; every request is in one burst.
             timeout_s: for all of them.
             progress: called with bursts done and bursts in all.
 
@@ -160,7 +160,8 @@ class EngineClient:
         Raises:
             EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
         """
-        order = [index for burst in bursts for index in burst]
+        members = [[m if isinstance(m, Member) else Member(m) for m in burst] for burst in bursts]
+        order = [member.request for burst in members for member in burst]
         if sorted(order) != list(range(len(requests))):
             raise ValueError("every request must be in exactly one burst")
         deadline = time.monotonic() + timeout_s
@@ -168,7 +169,7 @@ class EngineClient:
             {
                 "do": "generate",
                 "requests": [r.to_json() for r in requests],
-                "bursts": [list(b) for b in bursts],
+                "bursts": [[member.to_json() for member in burst] for burst in members],
             },
             deadline,
         )

@@ -32,6 +32,9 @@ class StepSummary:
         max_tokens: most tokens in one step.
         preemptions: requests preempted.
         split_prefills: requests whose prefill took more than one step.
+        mixed_steps: steps in which some requests decoded while others were prefilled.
+        cached_tokens: prompt tokens that were taken from the prefix cache.
+        aborted: requests that were aborted before their end.
     """
 
     steps: int
@@ -39,6 +42,9 @@ class StepSummary:
     max_tokens: int
     preemptions: int
     split_prefills: int
+    mixed_steps: int = 0
+    cached_tokens: int = 0
+    aborted: int = 0
 
 
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:

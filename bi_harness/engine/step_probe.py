@@ -52,6 +52,7 @@ def _append(folder: str, output: Any) -> None:
         "new": {
             r.req_id: len(r.prompt_token_ids or ()) - r.num_computed_tokens for r in output.scheduled_new_reqs
         },
+        "cached": sum(r.num_computed_tokens for r in output.scheduled_new_reqs),
         "preempted": len(getattr(output, "preempted_req_ids", None) or ()),
     }
     # The pid is taken at every step: an engine core may be forked after the plugin was loaded.
@@ -68,7 +69,7 @@ class StepLog:
 
     def read(self) -> StepSummary:
         """The steps since the last call, over all processes that schedule (one for each DP rank)."""
-        steps = max_requests = max_tokens = preemptions = split = 0
+        steps = max_requests = max_tokens = preemptions = split = mixed = cached = 0
         for path in sorted(self._folder.glob("steps-*.jsonl")):
             with open(path, "rb") as log:
                 start = self._offsets.get(path, 0)
@@ -84,4 +85,6 @@ class StepLog:
                 max_tokens = max(max_tokens, sum(tokens.values()))
                 preemptions += record["preempted"]
                 split += sum(1 for request, length in record["new"].items() if tokens[request] < length)
-        return StepSummary(steps, max_requests, max_tokens, preemptions, split)
+                mixed += bool(record["new"]) and len(tokens) > len(record["new"])
+                cached += record.get("cached", 0)
+        return StepSummary(steps, max_requests, max_tokens, preemptions, split, mixed, cached)

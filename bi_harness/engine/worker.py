@@ -8,6 +8,7 @@ Worker side: standard library, numpy, torch and vLLM alone (see the package's do
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 from bi_harness.engine import protocol
 from bi_harness.engine.orphan import die_with_parent
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
-from bi_harness.workload.requests import Request
+from bi_harness.workload.requests import Member, Request
 
 
 class Refused(Exception):
@@ -189,37 +190,81 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:
-    """Run the bursts one after the other, each submitted whole, and answer with all observations."""
-    from vllm import SamplingParams
-
+    """Run the bursts one after the other, each to its end, and answer with all observations."""
     requests = [Request.from_json(r) for r in command["requests"]]
-    bursts: list[list[int]] = command["bursts"]
+    bursts = [[Member(*member) for member in burst] for burst in command["bursts"]]
     outputs: list[Any] = []
     summaries: list[dict[str, int]] = []
     started = time.monotonic()
     for number, burst in enumerate(bursts, start=1):
-        prompts = [{"prompt_token_ids": list(requests[i].prompt)} for i in burst]
-        params = [
-            SamplingParams(
-                max_tokens=requests[i].max_tokens,
-                temperature=requests[i].temperature,
-                seed=requests[i].seed,
-                logprobs=requests[i].top_k_logprobs,
-                ignore_eos=True,
-                detokenize=False,
-            )
-            for i in burst
-        ]
-        outputs += llm.generate(prompts, params, use_tqdm=False)
-        summaries.append(asdict(steps.read()))
+        found, aborted = _run_burst(llm, requests, burst)
+        outputs += found
+        summaries.append({**asdict(steps.read()), "aborted": aborted})
         say({"event": "progress", "done": number, "of": len(bursts)})
     generate_s = time.monotonic() - started
     return {
         "event": "result",
-        "observations": _pack(outputs, [requests[i] for burst in bursts for i in burst]),
+        "observations": _pack(outputs, [requests[m.request] for burst in bursts for m in burst]),
         "steps": summaries,
         "generate_s": generate_s,
     }
+
+
+def _run_burst(llm: Any, requests: list[Request], burst: list[Member]) -> tuple[list[Any], int]:
+    """Submit, abort and step until nothing is left. Returns the outputs in the burst's order (``None`` for a
+    request that was aborted before its end), and how many were aborted.
+
+    The loop is that of ``LLM.generate``, with arrivals in between: counting in engine steps instead of
+    seconds makes a schedule the same in every run, which no timer does.
+    """
+    engine = llm.llm_engine
+    waiting = sorted(range(len(burst)), key=lambda i: (burst[i].arrival, i))
+    ids: dict[str, int] = {}
+    outputs: dict[int, Any] = {}
+    aborted: set[int] = set()
+    step = 0
+    while waiting or engine.has_unfinished_requests():
+        while waiting and burst[waiting[0]].arrival <= step:
+            index = waiting.pop(0)
+            name = f"{next(_numbers)}"
+            ids[name] = index
+            request = requests[burst[index].request]
+            engine.add_request(name, {"prompt_token_ids": list(request.prompt)}, _sampling(request))
+        due = []
+        for name, index in ids.items():
+            limit = burst[index].abort
+            if limit is not None and limit <= step and index not in outputs and index not in aborted:
+                due.append(name)
+        if due:
+            engine.abort_request(due)
+            aborted.update(ids[name] for name in due)
+        for output in engine.step() if engine.has_unfinished_requests() else ():
+            if output.finished and ids[output.request_id] not in aborted:
+                outputs[ids[output.request_id]] = output
+        step += 1
+    return [outputs.get(index) for index in range(len(burst))], len(aborted)
+
+
+_numbers = itertools.count()
+
+
+def _sampling(request: Request) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        presence_penalty=request.presence_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logprobs=request.top_k_logprobs,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
@@ -236,6 +281,8 @@ def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
     ids = np.full((rows, longest, width), -1, np.int32)
     logprobs = np.zeros((rows, longest, width), np.float32)
     for row, (output, request) in enumerate(zip(outputs, requests, strict=True)):
+        if output is None:
+            continue  # aborted: a neighbour that is not looked at
         if list(output.prompt_token_ids) != list(request.prompt):
             raise Refused("vLLM answered with another prompt than the one that was sent")
         completion = output.outputs[0]

@@ -14,15 +14,17 @@ import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
 from bi_harness.certificate.records import CheckResult, Evidence, Status
-from bi_harness.compare.evidence import conclude, differs, gather
-from bi_harness.engine.arms import run_arm
+from bi_harness.compare.evidence import Arm, conclude, differs, gather
+from bi_harness.engine.arms import References, needed, run_arm
 from bi_harness.engine.client import EngineClient
+from bi_harness.engine.protocol import StepSummary
 from bi_harness.errors import EngineError, UsageError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Engines
 from bi_harness.runner.journal import Journal, now
 from bi_harness.spec.load import Spec, default_paths, load_spec
+from bi_harness.workload.checkplan import CheckPlan
 from bi_harness.workload.plan import Workload
 
 
@@ -34,6 +36,7 @@ class SuiteSession:
         self._context = context
         self._journal = journal
         self.engines = Engines(spec, context, journal.write)
+        self._references: dict[EngineClient, References] = {}
 
     @staticmethod
     def open(options: Namespace) -> SuiteSession:
@@ -70,6 +73,7 @@ class SuiteSession:
             cell,
             self._check(path, test),
             engines=self.engines,
+            references=self._references,
             emit=self._journal.write,
             timeout_s=suite.timeouts.check_s,
             control_min_fraction=suite.control_min_fraction,
@@ -102,12 +106,14 @@ class CheckRecorder:
         name: str,
         *,
         engines: Engines,
+        references: dict[EngineClient, References],
         emit: Callable[[Event], None],
         timeout_s: float,
         control_min_fraction: float,
     ) -> None:
         self._cell, self._name = cell, name
         self._engines, self._emit = engines, emit
+        self._references = references
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
         self._status: Status | None = None
@@ -121,8 +127,8 @@ class CheckRecorder:
         self._began = time.monotonic()
         self._emit(CheckStarted(time=now(), cell=self._cell.id, check=self._name))
 
-    def compare(self, engine: EngineClient, workload: Workload) -> Evidence:
-        """Run the workload alone and in every batch size on ``engine``, and compare bit by bit.
+    def compare(self, engine: EngineClient, what: CheckPlan | Workload) -> Evidence:
+        """Run every subject alone and then each arm on ``engine``, and compare bit by bit.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
@@ -130,12 +136,16 @@ class CheckRecorder:
         """
         if engine.config.arm in self._evidence or self._status is not None:
             raise RuntimeError(f"the check compares the {engine.config.arm} a second time")
+        plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
         deadline = time.monotonic() + self._timeout_s
-        sizes = (1, *workload.batch_sizes)
-        total = sum(-(-len(workload.requests) // size) for size in sizes)
+        references = self._references.setdefault(engine, References())
+        alone = references.missing(plan.subjects)
+        arms = [*([alone] if alone is not None else ()), *plan.arms]
+        total = sum(len(arm.bursts) for arm in arms)
         done = 0
-        arms = []
-        for size in sizes:
+        found: list[Arm] = []
+        steps: list[StepSummary] = []
+        for arm in arms:
 
             def progress(bursts: int, _: int, before: int = done) -> None:
                 self._emit(
@@ -150,19 +160,24 @@ class CheckRecorder:
                 )
 
             try:
-                arm = run_arm(
-                    engine,
-                    workload.requests,
-                    size,
-                    timeout_s=max(0.0, deadline - time.monotonic()),
-                    progress=progress,
+                result, summaries = run_arm(
+                    engine, arm, timeout_s=max(0.0, deadline - time.monotonic()), progress=progress
                 )
             except EngineError as error:
                 self._engines.failed(engine, error)
                 raise
-            arms.append(arm)
-            done += -(-len(workload.requests) // size)
-        evidence = gather(arms[0], arms[1:], [len(r.prompt) for r in workload.requests])
+            done += len(arm.bursts)
+            if alone is not None and arm is alone:
+                references.add(alone, result, summaries)
+            else:
+                found.append(result)
+                steps += summaries
+        evidence = gather(
+            references.arm(plan.subjects),
+            found,
+            [len(r.prompt) for r in plan.subjects],
+            needed(plan, steps),
+        )
         self._evidence[engine.config.arm] = evidence
         return evidence
 

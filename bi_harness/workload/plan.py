@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bi_harness.errors import SpecError
-from bi_harness.workload.prompts import make_requests
+from bi_harness.workload.checkplan import CheckPlan, together
+from bi_harness.workload.prompts import make_requests, stream
 from bi_harness.workload.requests import Request
 
 if TYPE_CHECKING:
     from bi_harness.spec.models import ModelSpec
     from bi_harness.spec.suites import SuiteSpec
 
+SMALLEST_MAX_BATCH = 64
+"""Engines admit at least so many requests at once: bursts and neighbours go beyond the batch sizes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a check sends.
+    """What the checks of a suite send, in one profile.
 
     Attributes:
-        requests: distinct requests.
+        requests: distinct requests: the subjects.
         batch_sizes: sizes to compare with batch size 1, rising.
+        seed: of the workload.
+        vocab_size: token ids lie in [0, vocab_size).
+        longest_prompt: in tokens.
     """
 
     requests: tuple[Request, ...]
     batch_sizes: tuple[int, ...]
+    seed: int
+    vocab_size: int
+    longest_prompt: int
 
     @property
     def max_batch(self) -> int:
-        """The largest batch size."""
-        return max(self.batch_sizes)
+        """Requests that may be up at once; what engines are started for."""
+        return max(*self.batch_sizes, SMALLEST_MAX_BATCH)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest request, prompt and output."""
-        return max(len(r.prompt) + r.max_tokens for r in self.requests)
+        """Tokens of the longest request, prompt and output; what engines are started for."""
+        return self.longest_prompt + max(r.max_tokens for r in self.requests)
+
+    def bs1_vs_bsN(self) -> CheckPlan:
+        """Every request alone, and in batches of every size."""
+        arms = tuple(together(f"batches of {n}", self.requests, n) for n in self.batch_sizes)
+        return CheckPlan(self.requests, arms)
+
+    def prompt(self, label: str, length: int) -> tuple[int, ...]:
+        """``length`` random token ids that depend on the seed and ``label`` alone."""
+        return tuple(t % self.vocab_size for t in stream(f"{label}/{self.seed}", length))
+
+    def neighbour(self, label: str, length: int) -> Request:
+        """A greedy request that is there to disturb others; its own observation is not looked at."""
+        like = self.requests[0]
+        return replace(like, prompt=self.prompt(label, length), temperature=0.0, seed=None)
+
+    def numbers(self, label: str, count: int, below: int) -> list[int]:
+        """``count`` random numbers in [0, below) that depend on the seed and ``label`` alone."""
+        return [n % below for n in stream(f"{label}/{self.seed}", count)]
+
+    def shuffled(self, label: str, count: int) -> list[int]:
+        """A random order of 0 .. count-1 that depends on the seed and ``label`` alone."""
+        keys = stream(f"{label}/{self.seed}", count)
+        return sorted(range(count), key=lambda i: (keys[i], i))
 
 
 def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int) -> Workload:
@@ -59,6 +92,7 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
             f"{where}: batch_sizes must be whole numbers from 2 to prompts ({numbers['prompts']}); "
             f"they are {sizes!r}"
         )
+    longest = min(numbers["longest_prompt"], model.max_model_len - numbers["steps"])
     try:
         requests = make_requests(
             seed=seed,
@@ -66,8 +100,14 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
             steps=numbers["steps"],
             top_k=numbers["top_k"],
             vocab_size=int(model.config["vocab_size"]),
-            longest=min(numbers["longest_prompt"], model.max_model_len - numbers["steps"]),
+            longest=longest,
         )
     except ValueError as error:
         raise SpecError(f"{where} on {model.id}: {error}") from error
-    return Workload(requests, tuple(sorted(set(sizes))))
+    return Workload(
+        requests,
+        tuple(sorted(set(sizes))),
+        seed=seed,
+        vocab_size=int(model.config["vocab_size"]),
+        longest_prompt=longest,
+    )

@@ -1,4 +1,4 @@
-"""One request to an engine. Used on both sides: standard library alone."""
+"""Requests to an engine, and when they come. Used on both sides: standard library alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Request:
         temperature: 0 for greedy.
         seed: of the request's own random stream; ``None`` for greedy.
         top_k_logprobs: how many logprobs a step reports beside the sampled token's own.
+        top_p, top_k, presence_penalty, repetition_penalty: as in vLLM's ``SamplingParams``; off by default.
     """
 
     prompt: tuple[int, ...]
@@ -23,6 +24,10 @@ class Request:
     temperature: float
     seed: int | None
     top_k_logprobs: int
+    top_p: float = 1.0
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain JSON types."""
@@ -32,3 +37,22 @@ class Request:
     def from_json(data: dict[str, Any]) -> Request:
         """The inverse of ``to_json``."""
         return Request(**{**data, "prompt": tuple(data["prompt"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One request of a burst. Time is counted in engine steps, so that a schedule is the same in every run.
+
+    Attributes:
+        request: index of the request.
+        arrival: it is submitted before this step of the burst (0: at once).
+        abort: it is aborted before this step; ``None`` for never.
+    """
+
+    request: int
+    arrival: int = 0
+    abort: int | None = None
+
+    def to_json(self) -> list[int | None]:
+        """Three plain values."""
+        return [self.request, self.arrival, self.abort]

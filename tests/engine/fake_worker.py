@@ -86,7 +86,7 @@ def main() -> int:
             print("told to stop", flush=True)
             return 0
         requests = [Request.from_json(r) for r in command["requests"]]
-        bursts = command["bursts"]
+        bursts = [[member[0] for member in burst] for burst in command["bursts"]]
         say({"event": "progress", "done": 1, "of": len(bursts)})
         if when == "generate":
             misbehave(before)

@@ -1,0 +1,66 @@
+"""What a check sends: its subjects alone, and the same subjects in company. Pure data.
+
+A *subject* is a request whose observation is compared; a *neighbour* is there to disturb it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bi_harness.workload.requests import Member, Request
+
+Condition = Literal["aborted", "cached_tokens", "mixed_steps", "preemptions", "split_prefills"]
+"""Fields of ``StepSummary`` that a check can need."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPlan:
+    """One way of sending all subjects.
+
+    Attributes:
+        name: for a reader.
+        requests: subjects and neighbours.
+        bursts: each is submitted, and runs to its end, before the next; every request is in one of them.
+        subjects: for each subject of the check, its index in ``requests``.
+        batch_size: requests that must have run together in every whole burst, or the arm shows nothing.
+    """
+
+    name: str
+    requests: tuple[Request, ...]
+    bursts: tuple[tuple[Member, ...], ...]
+    subjects: tuple[int, ...]
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPlan:
+    """A check.
+
+    Attributes:
+        subjects: each is observed alone first; that is the reference of every arm.
+        arms: at least one.
+        needs: what must have happened, over all arms, for equality to mean anything: the field of the
+            scheduler's summary and how often at least.
+    """
+
+    subjects: tuple[Request, ...]
+    arms: tuple[ArmPlan, ...]
+    needs: tuple[tuple[Condition, int], ...] = ()
+
+
+def together(
+    name: str, subjects: Sequence[Request], batch_size: int, order: Sequence[int] | None = None
+) -> ArmPlan:
+    """All subjects in bursts of ``batch_size``, without neighbours.
+
+    Args:
+        order: in which they are submitted; as they are by default.
+    """
+    places = list(order) if order is not None else list(range(len(subjects)))
+    bursts = tuple(
+        tuple(Member(index) for index in places[start : start + batch_size])
+        for start in range(0, len(places), batch_size)
+    )
+    return ArmPlan(name, tuple(subjects), bursts, tuple(range(len(subjects))), batch_size)
