@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = {
     "cpu/20261121T040837Z-07338b": "CERTIFIED",
     "h200/20261121T033037Z-c61998": "NOT_CERTIFIED",
+    "h200/20261121T042659Z-5ad609": "NOT_CERTIFIED",
 }
 
 
