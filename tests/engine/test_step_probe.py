@@ -37,7 +37,9 @@ def test_steps_are_summed_up_and_read_once(tmp_path: Path) -> None:
     add(tmp_path, line({"a": 5, "b": 7}, {"a": 5, "b": 9}, preempted=2))
     add(tmp_path, line({"a": 1, "b": 2, "c": 1}, {"c": 1}, preempted=1))
     # b's prefill took more than one step.
-    assert log.read() == StepSummary(steps=2, max_requests=3, max_tokens=12, preemptions=3, split_prefills=1)
+    assert log.read() == StepSummary(
+        steps=2, max_requests=3, max_tokens=12, preemptions=3, split_prefills=1, mixed_steps=1
+    )
     assert log.read() == NOTHING
     add(tmp_path, line({"a": 1}))
     assert log.read() == StepSummary(1, 1, 1, 0, 0)
@@ -98,7 +100,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     )
     step_probe._append(str(tmp_path), output({}))  # an idle turn is no step
     assert [p.name for p in tmp_path.iterdir()] == [f"steps-{os.getpid()}.jsonl"]
-    assert StepLog(str(tmp_path)).read() == StepSummary(1, 2, 5, 1, 1)
+    assert StepLog(str(tmp_path)).read() == StepSummary(1, 2, 5, 1, 1, mixed_steps=1, cached_tokens=2)
 
 
 def test_a_prefix_that_was_computed_before_is_no_split(tmp_path: Path) -> None:

@@ -137,4 +137,4 @@ atexit.register(run)
     done = register(after, path=folder, BI_HARNESS_STEP_LOG=str(tmp_path / "steps"))
     assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "steps").iterdir()
-    assert log.read_text().splitlines() == ['{"tokens":{"a":3},"new":{},"preempted":0}']
+    assert log.read_text().splitlines() == ['{"tokens":{"a":3},"new":{},"cached":0,"preempted":0}']

@@ -35,7 +35,8 @@ def test_every_shipped_suite_that_compares_batches_has_a_workload_on_every_model
         workload = plan_workload(model, suite, profile=profile, seed=3)
         assert len(workload.requests) == suite.profiles[profile]["prompts"]  # type: ignore[index]
         assert workload.max_tokens <= model.max_model_len
-        assert 1 < workload.batch_sizes[0] <= workload.max_batch <= len(workload.requests)
+        assert 1 < workload.batch_sizes[0] <= workload.batch_sizes[-1] <= len(workload.requests)
+        assert workload.max_batch >= workload.batch_sizes[-1]
 
 
 def test_sizes_rise_and_appear_once(spec: Spec) -> None:
@@ -44,8 +45,9 @@ def test_sizes_rise_and_appear_once(spec: Spec) -> None:
 
 def test_the_largest_figures_are_over_all_requests(spec: Spec) -> None:
     workload = planned(spec)
-    assert workload.max_tokens == max(len(r.prompt) for r in workload.requests) + 24
-    assert workload.max_batch == 33
+    assert workload.max_tokens == 900 + 24
+    assert workload.max_batch == 64
+    assert planned(spec, prompts=80, batch_sizes=[80]).max_batch == 80
 
 
 def test_prompts_and_steps_fit_the_models_length(spec: Spec) -> None:
