@@ -57,11 +57,11 @@ class Ran:
         return ours
 
     def checks(self, **wanted: str) -> list[dict[str, Any]]:
-        """The checks that ran, of one model or mode where that is given."""
+        """The checks that ran, of one model, mode or check where that is given."""
         return [
             c
             for c in self.ours["checks"]
-            if c["status"] != "skip" and all(value in c["cell"].split("/") for value in wanted.values())
+            if c["status"] != "skip" and set(wanted.values()) <= {*c["cell"].split("/"), c["check"]}
         ]
 
     def digests(self) -> dict[str, str]:

@@ -38,13 +38,15 @@ def test_it_is_certified(smoke: Ran) -> None:
 
 
 def test_something_was_compared(smoke: Ran) -> None:
-    for check in smoke.checks(check="batch_invariance"):
+    for check in smoke.checks():
         evidence = check["evidence"]
-        assert evidence["prompts"] == 33
-        assert evidence["steps"] == 33 * 24 * 5
+        if check["check"] == "bs1_vs_bsN":
+            assert evidence["prompts"] == 33
+            assert evidence["steps"] == 33 * 24 * 5
+        assert evidence["steps"] >= evidence["prompts"] * 24 >= 8 * 24
         assert evidence["values"] == evidence["steps"] * 6
         assert evidence["differing_values"] == 0
-        assert 0 < evidence["upper95"] < 0.01
+        assert 0 < evidence["upper95"] < 0.02
         assert evidence["digest"].startswith("sha256:")
         assert evidence["digest"] != evidence["reference_digest"]
 
@@ -54,8 +56,11 @@ def test_the_batches_formed(smoke: Ran) -> None:
         for evidence in (check["evidence"], check["control"]):
             sizes = [(b["batch_size"], b["max_requests"]) for b in evidence["batches"]]
             assert sizes[0] == (1, 1)
-            assert all(reached == size for size, reached in sizes)
-            assert max(size for size, _ in sizes) == 33
+            assert all(reached >= size > 1 for size, reached in sizes[1:])
+            assert all(n["reached"] >= n["needed"] for n in evidence["needed"])
+    for check in smoke.checks(check="bs1_vs_bsN"):
+        sizes = [(b["batch_size"], b["max_requests"]) for b in check["evidence"]["batches"]]
+        assert sizes == [(n, n) for n in (1, 2, 3, 7, 17, 33)]
 
 
 def test_the_control_diverged(smoke: Ran) -> None:
@@ -136,9 +141,9 @@ def test_float32_passes_too(small: Ran) -> None:
 def test_two_runs_give_the_same_bits(smoke: Ran, harness: Harness) -> None:
     again = harness.run("--suite", "batch_invariance", "--mode", "eager")
     assert again.code == ExitCode.CERTIFIED, again.stderr
-    (first,), (second,) = smoke.checks(mode="eager"), again.checks()
-    for key in ("digest", "reference_digest", "batches"):
-        assert first["evidence"][key] == second["evidence"][key]
+    for first, second in zip(smoke.checks(mode="eager"), again.checks(), strict=True):
+        for key in ("digest", "reference_digest", "batches"):
+            assert first["evidence"][key] == second["evidence"][key], first["check"]
     assert again.ours["run_id"] != smoke.ours["run_id"]
 
 
