@@ -69,7 +69,9 @@ def test_the_control_diverged(smoke: Ran) -> None:
         assert control["differing_prompts"] >= control["prompts"] / 2
         assert control["max_ulp"] > 0
         assert control["first_divergence"]["reference_bits"] != control["first_divergence"]["observed_bits"]
-        assert control["digest"] != check["evidence"]["digest"]
+        # Alone or in batches: stock batches can have the very bits that the invariant mode always has.
+        bits = [(e["reference_digest"], e["digest"]) for e in (control, check["evidence"])]
+        assert bits[0] != bits[1]
 
 
 @pytest.mark.parametrize("mode", ["eager", "compile"])
