@@ -7,7 +7,7 @@ that has bi-harness, so nothing heavy is imported before a suite is collected.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
+    from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
     from bi_harness.runner.suite_session import CheckRecorder, SuiteSession  # noqa: F401 - named in a quoted type
     from bi_harness.workload.plan import Workload
@@ -160,14 +161,37 @@ def workload(request: pytest.FixtureRequest, cell: Cell) -> Workload:
 @pytest.fixture
 def engine(request: pytest.FixtureRequest, cell: Cell) -> EngineClient:
     """A real vLLM with invariance on, shared by the checks of the unit."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
-    return session.engines.get(cell, "treatment")
+    return _engine(request, cell, "treatment")
 
 
 @pytest.fixture
-def control(request: pytest.FixtureRequest, cell: Cell) -> Any:
-    """Call it for a real vLLM with invariance off, shared likewise; it starts when first called."""
+def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[[], EngineClient]:
+    """Call it for a real vLLM with invariance off, shared likewise; it starts when first called.
+
+    In a run without a control the check ends there, with what the treatment alone says: never a pass.
+    """
     session = request.config.stash[_SESSION]
     assert session is not None
-    return lambda: session.engines.get(cell, "control")
+
+    def start() -> EngineClient:
+        if not session.controlled:
+            check.conclude()
+            raise AssertionError("a check passed without a control")
+        return _engine(request, cell, "control")
+
+    return start
+
+
+@pytest.fixture
+def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], EngineClient]:
+    """Call it for ``engine`` in a new process; the old one ends."""
+    session = request.config.stash[_SESSION]
+    assert session is not None
+    return lambda: session.engines.restart(cell, "treatment")
+
+
+def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
+    session = request.config.stash[_SESSION]
+    assert session is not None
+    item: Any = request.node
+    return session.engine(cell, Path(item.path), item.function.__name__, arm)

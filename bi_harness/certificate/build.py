@@ -68,6 +68,12 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     engine, disagreements = _engine_provenance(fold.engines)
     if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
+    if faults := list(dict.fromkeys(str(f) for a in fold.arms if (f := a.config.get("planted_fault")))):
+        # Its checks have no control either: whatever they say, it is not of the vLLM that users have.
+        named = f"a fault was planted in its engines on purpose: {', '.join(faults)}"
+        verdict_, why = (
+            (verdict_, f"{why}; {named}") if verdict_ == "NOT_CERTIFIED" else ("INCONCLUSIVE", named)
+        )
     provenance = _provenance(start, engine, disagreements, journal_digest)
     return Statement(
         subject=_subject(provenance),
@@ -90,6 +96,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 effective=tuple(fold.arms),
                 provenance=provenance,
                 checks=results,
+                power=start.power,
             ),
         ),
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from bi_harness.certificate.records import CheckResult, Count, Record
-from bi_harness.certificate.statement import EffectiveArm, Scope
+from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 
 
 class PlannedChecks(Record):
@@ -44,6 +44,7 @@ class RunStarted(Record):
     scope: Scope
     plan: tuple[PlannedChecks, ...]
     provenance: dict[str, Any]
+    power: tuple[Power, ...] = ()
 
 
 class UnitStarted(Record):

@@ -29,12 +29,13 @@ class Divergence(Record):
 
     ``rank`` is the column: 0 is the sampled token's logprob, 1.. are the top-k in rank order, and -1
     means that the sampled tokens or the lengths differ before any logprob does. The logprobs are
-    ``None`` where they are not finite; the bits always tell.
+    ``None`` where they are not finite; the bits always tell. ``arm`` is the index in ``Evidence.batches``.
     """
 
     prompt: Count
     prompt_tokens: Count
     batch_size: int
+    arm: Count | None = None
     step: Count
     rank: int
     reference_token: int
@@ -56,6 +57,7 @@ class BatchReached(Record):
         max_requests: requests that ran together in one engine step: the peak of each whole burst, and of
             those the smallest. A last burst that holds fewer requests than ``batch_size`` does not count.
         max_tokens: most tokens scheduled in one engine step.
+        name: of the arm, for a reader.
     """
 
     batch_size: Annotated[int, Field(ge=1)]
@@ -63,6 +65,7 @@ class BatchReached(Record):
     steps: Count
     max_requests: Count
     max_tokens: Count
+    name: str = ""
 
 
 class Needed(Record):

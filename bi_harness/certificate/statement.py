@@ -30,12 +30,38 @@ class EffectiveArm(Record):
         arm: ``treatment`` (invariance on) or ``control`` (off).
         config: read back from the engine: attention backends, mode, dtype, sizes, threads, ...
         start_s: seconds from process start to ready.
+        engine: which of the unit's engines: empty for the one that its checks share, else the check that has
+            it for itself, or ``restarted``.
     """
 
     unit: str
     arm: Literal["treatment", "control"]
     config: dict[str, Any]
     start_s: float
+    engine: str = ""
+
+
+class Power(Record):
+    """What a suite is known to catch: its last self-test, made with the suite and not by this run.
+
+    Attributes:
+        suite: its id.
+        faults, caught: planted faults, and those of them that a check caught.
+        clean_runs, false_alarms: runs without a fault, and those of them in which a check failed.
+        device, vllm: what it was tried on.
+        measured: UTC, ISO 8601.
+        current: whether the suite's checks, its workload and the comparison are still the ones tried.
+    """
+
+    suite: str
+    faults: Count
+    caught: Count
+    clean_runs: Count
+    false_alarms: Count
+    device: str
+    vllm: str
+    measured: str
+    current: bool
 
 
 class Totals(Record):
@@ -85,6 +111,7 @@ class HarnessResult(Record):
         effective: what each engine said it ran.
         provenance: versions, digests, the command; see ``docs`` of the provenance module.
         checks: every planned check, run or skipped, in plan order.
+        power: what the suites are known to catch; a suite without a self-test is not in it.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -100,6 +127,7 @@ class HarnessResult(Record):
     effective: tuple[EffectiveArm, ...]
     provenance: dict[str, Any]
     checks: tuple[CheckResult, ...]
+    power: tuple[Power, ...] = ()
 
 
 class Predicate(Record):

@@ -26,6 +26,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "doctor": CommandEntry(
         "bi_harness.cli.doctor", "Tell whether this host can certify, and what is missing."
     ),
+    "selftest": CommandEntry(
+        "bi_harness.cli.selftest", "Tell what the suite catches: planted faults, and no false alarm."
+    ),
     "model": CommandEntry("bi_harness.cli.model", "Make synthetic checkpoints."),
 }
 """In the order of the help."""

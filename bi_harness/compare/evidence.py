@@ -74,13 +74,13 @@ def gather(
 def _first(
     reference: Arm, batched: Sequence[Arm], comparisons: Sequence[Comparison], prompt_tokens: Sequence[int]
 ) -> Divergence | None:
-    for arm, comparison in zip(batched, comparisons, strict=True):
+    for index, (arm, comparison) in enumerate(zip(batched, comparisons, strict=True), start=1):
         if comparison.first is not None:
-            return _describe(reference, arm, comparison.first, prompt_tokens)
+            return _describe(reference, arm, index, comparison.first, prompt_tokens)
     return None
 
 
-def _describe(reference: Arm, arm: Arm, place: Place, prompt_tokens: Sequence[int]) -> Divergence:
+def _describe(reference: Arm, arm: Arm, index: int, place: Place, prompt_tokens: Sequence[int]) -> Divergence:
     column = max(place.rank, 0)
     # A request that ended early has no step there on one side; the padding (-1, 0.0) stands for it.
     step = min(place.step, reference.observations.tokens.shape[1] - 1)
@@ -92,6 +92,7 @@ def _describe(reference: Arm, arm: Arm, place: Place, prompt_tokens: Sequence[in
         prompt=place.request,
         prompt_tokens=prompt_tokens[place.request],
         batch_size=arm.batch.batch_size,
+        arm=index,
         step=place.step,
         rank=place.rank,
         reference_token=int(a.ids[where]),

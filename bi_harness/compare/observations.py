@@ -61,3 +61,19 @@ class Observations:
         return Observations(
             self.tokens[inverse], self.lengths[inverse], self.ids[inverse], self.logprobs[inverse]
         )
+
+    def widened(self, steps: int) -> Observations:
+        """The same with room for exactly ``steps`` steps.
+
+        Raises:
+            ValueError: when a request has more than that.
+        """
+        if self.requests and int(self.lengths.max()) > steps:
+            raise ValueError(f"a request has {int(self.lengths.max())} steps, and room is asked for {steps}")
+        more = max(0, steps - self.tokens.shape[1])
+        return Observations(
+            np.pad(self.tokens[:, :steps], ((0, 0), (0, more)), constant_values=-1),
+            self.lengths,
+            np.pad(self.ids[:, :steps], ((0, 0), (0, more), (0, 0)), constant_values=-1),
+            np.pad(self.logprobs[:, :steps], ((0, 0), (0, more), (0, 0))),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class References:
     def add(self, plan: ArmPlan, arm: Arm, steps: Sequence[StepSummary]) -> None:
         """Take what the arm gave."""
         for index, (request, summary) in enumerate(zip(plan.requests, steps, strict=True)):
-            self._alone[request] = (rows(arm.observations, [index]), summary)
+            self._alone[request] = (rows(arm.observations, [index], request.observed), summary)
 
     def arm(self, subjects: Sequence[Request]) -> Arm:
         """The reference arm of these subjects; a request that is there twice has the same row twice.
@@ -38,7 +39,8 @@ class References:
             KeyError: when one of them was not run.
         """
         known = [self._alone[request] for request in subjects]
-        parts = [observations for observations, _ in known]
+        width = max(request.observed for request in subjects)
+        parts = [observations.widened(width) for observations, _ in known]
         observations = Observations(
             np.concatenate([o.tokens for o in parts]),
             np.concatenate([o.lengths for o in parts]),
@@ -54,6 +56,7 @@ class References:
                 # The largest and not the smallest, as for batches: here company is what must not be.
                 max_requests=max(summary.max_requests for _, summary in known),
                 max_tokens=max(summary.max_tokens for _, summary in known),
+                name="alone",
             ),
         )
 
@@ -70,16 +73,45 @@ def run_arm(
     Raises:
         EngineError: see ``EngineClient.generate``.
     """
-    burst = engine.generate(plan.requests, plan.bursts, timeout_s=timeout_s, progress=progress)
-    arm = Arm(rows(burst.observations, plan.subjects), batch_reached(plan, burst.steps))
+    burst = engine.generate(
+        plan.requests, plan.bursts, timeout_s=timeout_s, progress=progress, limits=plan.limits
+    )
+    of_row = [request for request in plan.requests for _ in range(request.n)]
+    width = max(of_row[row].observed for row in plan.subjects)
+    arm = Arm(rows(burst.observations, plan.subjects, width), batch_reached(plan, burst.steps))
     return arm, burst.steps
 
 
-def rows(observations: Observations, chosen: Sequence[int]) -> Observations:
-    """The observations of some requests, in that order."""
+def rows(observations: Observations, chosen: Sequence[int], steps: int) -> Observations:
+    """The observations of some requests, in that order, with room for ``steps`` steps."""
     index = list(chosen)
     o = observations
-    return Observations(o.tokens[index], o.lengths[index], o.ids[index], o.logprobs[index])
+    return Observations(o.tokens[index], o.lengths[index], o.ids[index], o.logprobs[index]).widened(steps)
+
+
+def scored(plan: ArmPlan, subjects: Sequence[Request], alone: Observations) -> ArmPlan:
+    """``plan`` with its subjects' prompts continued by what they generated alone, to be scored by a prefill.
+
+    Args:
+        plan: an arm whose requests are the subjects alone.
+        subjects: of the check.
+        alone: what they gave, in the order of ``subjects``.
+
+    Raises:
+        ValueError: when there are others among the requests, or a subject did not generate all its tokens.
+    """
+    if len(plan.requests) != len(plan.subjects):
+        raise ValueError(f"{plan.name}: an arm that scores has no neighbours")
+    requests = list(plan.requests)
+    for place, (subject, row) in enumerate(zip(subjects, plan.subjects, strict=True)):
+        length = int(alone.lengths[place])
+        if length != subject.max_tokens:
+            raise ValueError(f"{plan.name}: a subject generated {length} of {subject.max_tokens} tokens")
+        made = tuple(int(token) for token in alone.tokens[place, :length])
+        requests[row] = replace(
+            subject, prompt=subject.prompt + made, score=length, max_tokens=1, temperature=0.0, seed=None
+        )
+    return replace(plan, requests=tuple(requests))
 
 
 def batch_reached(plan: ArmPlan, steps: Sequence[StepSummary]) -> BatchReached:
@@ -89,7 +121,9 @@ def batch_reached(plan: ArmPlan, steps: Sequence[StepSummary]) -> BatchReached:
         ValueError: when there is not one summary for each burst.
     """
     peaks = [
-        s.max_requests for burst, s in zip(plan.bursts, steps, strict=True) if len(burst) >= plan.batch_size
+        s.max_requests
+        for burst, s in zip(plan.bursts, steps, strict=True)
+        if sum(plan.requests[member.request].n for member in burst) >= plan.batch_size
     ]
     return BatchReached(
         batch_size=plan.batch_size,
@@ -98,6 +132,7 @@ def batch_reached(plan: ArmPlan, steps: Sequence[StepSummary]) -> BatchReached:
         # No whole burst at all (fewer requests than the batch size) means that the size was never reached.
         max_requests=min(peaks, default=0),
         max_tokens=max((s.max_tokens for s in steps), default=0),
+        name=plan.name,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import selectors
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bi_harness.engine.protocol import ProtocolError, StepSummary
 from bi_harness.engine.site import make_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
-from bi_harness.workload.requests import Member, Request
+from bi_harness.workload.requests import Limits, Member, Request
 
 STOP_GRACE_S = 20.0
 DEATH_POLL_S = 1.0
@@ -71,6 +72,7 @@ class EngineClient:
         self._answers = -1
         self._buffer = bytearray()
         self._below: set[int] = set()
+        self._stopping = False
 
     def __enter__(self) -> EngineClient:
         return self
@@ -145,6 +147,7 @@ class EngineClient:
         *,
         timeout_s: float,
         progress: Callable[[int, int], None] = lambda done, of: None,
+        limits: Limits | None = None,
     ) -> Burst:
         """Run bursts one after the other; the requests of a burst are submitted together.
 
@@ -153,9 +156,10 @@ class EngineClient:
             bursts: indices into ``requests``, or members with an arrival; every request is in one burst.
             timeout_s: for all of them.
             progress: called with bursts done and bursts in all.
+            limits: what the scheduler is held to meanwhile.
 
         Returns:
-            The observations, in the order of ``requests``.
+            The observations, in the order of ``requests``; of a request with ``n`` sequences, ``n`` rows.
 
         Raises:
             EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
@@ -170,6 +174,7 @@ class EngineClient:
                 "do": "generate",
                 "requests": [r.to_json() for r in requests],
                 "bursts": [[member.to_json() for member in burst] for burst in members],
+                **({"limits": asdict(limits)} if limits is not None else {}),
             },
             deadline,
         )
@@ -188,7 +193,7 @@ class EngineClient:
                 *(protocol.decode_array(arrays[name]) for name in ("tokens", "lengths", "ids", "logprobs"))
             )
             return Burst(
-                observations=observations.reordered(order),
+                observations=observations.reordered(row_order(requests, order)),
                 steps=tuple(StepSummary(**s) for s in message["steps"]),
                 generate_s=float(message["generate_s"]),
             )
@@ -199,10 +204,15 @@ class EngineClient:
 
     def close(self) -> None:
         """End the engine and wait until all its processes are gone. Safe to call twice."""
-        if self._process is not None and self._process.poll() is None:
+        self.ask_to_stop()
+        self._end(STOP_GRACE_S)
+
+    def ask_to_stop(self) -> None:
+        """Tell the engine to end, without waiting: of several, all can be told before one is waited for."""
+        if self._process is not None and self._process.poll() is None and not self._stopping:
+            self._stopping = True
             with contextlib.suppress(OSError, EngineError):
                 self._send({"do": "stop"}, time.monotonic() + 1)
-        self._end(STOP_GRACE_S)
 
     def kill(self) -> None:
         """End it at once."""
@@ -291,6 +301,16 @@ class EngineClient:
         memory = "it ran out of memory: " if _OUT_OF_MEMORY.search(f"{error or ''}\n{tail}") else ""
         detail = error or last_error_line(tail)
         return f"the {self.config.arm} engine {what}: {memory}{detail or 'its log says nothing'}"
+
+
+def row_order(requests: Sequence[Request], order: Sequence[int]) -> list[int]:
+    """For each row of the answer, its row in the order of ``requests``: a request has ``n`` rows.
+
+    Args:
+        order: the requests' indices, as they were submitted.
+    """
+    first = list(itertools.accumulate((r.n for r in requests), initial=0))
+    return [first[index] + i for index in order for i in range(requests[index].n)]
 
 
 def log_tail(path: Path, size: int = 64 * 1024) -> str:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bi_harness.engine.memory import kv_cache_bytes, two_fit
 from bi_harness.errors import UsageError
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
+from bi_harness.workload.adapters import adapter_spec
 from bi_harness.workload.checkpoint import spec_digest
 
 if TYPE_CHECKING:
     from bi_harness.spec.hardware import DeviceSpec
     from bi_harness.spec.models import ModelSpec
-    from bi_harness.spec.suites import SuiteSpec
+    from bi_harness.spec.suites import CheckSpec, SuiteSpec
 
 ArmName = Literal["treatment", "control"]
 
@@ -31,6 +33,7 @@ class EngineConfig:
         invariance: whether the invariance mode must be on, as read back from the engine.
         llm: keyword arguments of ``vllm.LLM``.
         checkpoint: spec of a synthetic checkpoint to make at ``llm["model"]``; ``None`` for a named one.
+        adapters: spec of the LoRA adapters to make; ``None`` for none.
         env: the whole environment of the process.
         room_for_two: whether the other arm's engine may be up at the same time.
     """
@@ -42,6 +45,7 @@ class EngineConfig:
     invariance: bool
     llm: Mapping[str, Any]
     checkpoint: Mapping[str, Any] | None
+    adapters: Mapping[str, Any] | None
     env: Mapping[str, str]
     room_for_two: bool
 
@@ -54,6 +58,7 @@ class EngineConfig:
             "invariance": self.invariance,
             "llm": dict(self.llm),
             "checkpoint": dict(self.checkpoint) if self.checkpoint is not None else None,
+            "adapters": dict(self.adapters) if self.adapters is not None else None,
         }
 
 
@@ -117,12 +122,14 @@ def engine_config(
     settings: EngineSettings,
     max_num_seqs: int,
     max_model_len: int,
+    check: CheckSpec | None = None,
 ) -> EngineConfig:
     """What the engine of ``cell``'s unit is started with.
 
     Args:
         max_num_seqs: the largest batch of the workload.
         max_model_len: the longest prompt and its steps, in tokens.
+        check: one whose engine is its own; ``None`` for the engine that checks share.
 
     Raises:
         UsageError: see ``checkpoint_spec``.
@@ -153,18 +160,24 @@ def engine_config(
         **({"kv_cache_memory_bytes": kv_bytes} if kv_bytes is not None else {}),
         **device.engine_args,
         **suite.engine_args,
+        **(check.engine_args if check is not None else {}),
     }
     if checkpoint is None and model.revision:
         llm["revision"] = model.revision
     invariance = device.invariance
+    # In eager mode the sampler's helpers alone are compiled, the same in both arms: once for both.
+    inductor = "inductor" if cell.mode == "eager" else f"{arm}/inductor"
     env = {
         **settings.environment,
         **device.engine_env,
         **(invariance.on if arm == "treatment" else invariance.off),
         "VLLM_CACHE_ROOT": f"{settings.compile_cache}/{arm}",
-        "TORCHINDUCTOR_CACHE_DIR": f"{settings.compile_cache}/{arm}/inductor",
+        "TORCHINDUCTOR_CACHE_DIR": f"{settings.compile_cache}/{inductor}",
         "PYTHONHASHSEED": "0",
     }
+    if arm == "control":
+        # A fault is planted in what is tested; stock vLLM is the same with and without.
+        env.pop(PLANT_VARIABLE, None)
     if cell.tp == cell.dp == 1:
         # One process is the engine: its death is the engine's death, and its scheduler is at hand.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -182,5 +195,8 @@ def engine_config(
         invariance=arm == "treatment" and invariance.how != "none",
         llm=llm,
         checkpoint=checkpoint,
+        adapters=adapter_spec(model, layers, check.adapters)
+        if check is not None and check.adapters
+        else None,
         env=env,
     )

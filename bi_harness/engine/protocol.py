@@ -35,6 +35,8 @@ class StepSummary:
         mixed_steps: steps in which some requests decoded while others were prefilled.
         cached_tokens: prompt tokens that were taken from the prefix cache.
         aborted: requests that were aborted before their end.
+        first_bursts: 1 for the burst before which the engine had served no request at all.
+        adapter_steps: steps in which requests with two LoRA adapters or more ran together.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class StepSummary:
     mixed_steps: int = 0
     cached_tokens: int = 0
     aborted: int = 0
+    first_bursts: int = 0
+    adapter_steps: int = 0
 
 
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:

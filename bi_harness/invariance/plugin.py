@@ -13,6 +13,7 @@ def register() -> None:
     Raises:
         RuntimeError: when invariance was asked for and this vLLM has not the functions it patches. vLLM
             logs a plugin's exception and carries on, so the worker reads ``cpu.active()`` back and refuses.
+        ValueError: for a fault that there is not. The worker reads ``planted()`` back and refuses, too.
     """
     from bi_harness.engine import step_probe
 
@@ -22,3 +23,7 @@ def register() -> None:
         from bi_harness.invariance import cpu
 
         cpu.enable()
+    if fault := os.environ.get("BI_HARNESS_PLANT_FAULT"):
+        from bi_harness.invariance.faults import registry
+
+        registry.plant(fault)

@@ -89,11 +89,13 @@ class Plan:
     Attributes:
         device: id in ``hardware.yaml``.
         vllm_version: the release that version-bound rules were decided for.
+        profile: ``smoke``, ``nightly`` or ``release``.
         cells: every cell, run or skipped, in a stable order.
         units: the units, in a stable order.
     """
 
     device: str
     vllm_version: str
+    profile: str
     cells: tuple[PlannedCell, ...]
     units: tuple[Unit, ...]

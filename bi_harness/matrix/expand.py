@@ -92,6 +92,7 @@ def expand(
     return Plan(
         device=device,
         vllm_version=vllm_version,
+        profile=profile,
         cells=tuple(cells),
         units=units_of(cells, cpu=place.kind == "cpu"),
     )

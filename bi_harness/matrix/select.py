@@ -55,15 +55,15 @@ def absent(names: Iterable[str], plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name not in present)
 
 
-def checks_of(spec: Spec, cell: Cell) -> tuple[CheckSpec, ...]:
-    """The checks of the cell's suite that make sense on the cell."""
+def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
+    """The checks of the cell's suite that make sense on the cell and belong to the run profile."""
     attention = spec.models[cell.model].attention
     point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite)
     device = spec.devices[cell.device]
     return tuple(
         check
         for check in spec.suites[cell.suite].checks
-        if device_meets(check.needs, device) and point_meets(check.needs, point)
+        if profile in check.profiles and device_meets(check.needs, device) and point_meets(check.needs, point)
     )
 
 
@@ -80,7 +80,7 @@ def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
     checks: dict[str, tuple[str, ...]] = {}
     for planned in plan.cells:
         cell = planned.cell.id
-        names = [check.id for check in checks_of(spec, planned.cell)]
+        names = [check.id for check in checks_of(spec, planned.cell, plan.profile)]
         if matches is not None:
             names = [name for name in names if matches(f"{cell}::{name}")]
         if names:

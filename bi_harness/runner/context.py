@@ -35,6 +35,7 @@ class Context:
         run_dir: the run's folder; logs are named relative to it.
         journal: the file that events are appended to.
         model_cache: folder of checkpoints made on the spot.
+        control: whether the control runs. Without it no check passes.
     """
 
     device: str
@@ -53,6 +54,7 @@ class Context:
     run_dir: str
     journal: str
     model_cache: str
+    control: bool = True
 
     def write(self, path: Path) -> None:
         """As JSON."""

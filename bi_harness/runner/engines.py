@@ -17,7 +17,7 @@ from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import now
 from bi_harness.spec.load import Spec
-from bi_harness.spec.suites import SuiteSpec
+from bi_harness.spec.suites import CheckSpec, SuiteSpec
 from bi_harness.workload.plan import Workload, plan_workload
 
 ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
@@ -27,7 +27,14 @@ ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
 class _Slot:
     client: EngineClient
     ready: bool = False
-    error: EngineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What engines are up: those of a unit, and of which of its checks where one has them for itself."""
+
+    unit: str
+    check: str = ""
 
 
 class Engines:
@@ -43,8 +50,10 @@ class Engines:
         self._spec = spec
         self._context = context
         self._emit = emit
-        self._unit: str | None = None
+        self._key: _Key | None = None
         self._slots: dict[ArmName, _Slot] = {}
+        self._failures: dict[tuple[_Key, ArmName], EngineError] = {}
+        self._last_log: Path | None = None
 
     def workload(self, cell: Cell) -> Workload:
         """The workload of the cell's suite for this run."""
@@ -55,80 +64,117 @@ class Engines:
             seed=self._context.seed,
         )
 
-    def get(self, cell: Cell, arm: ArmName) -> EngineClient:
+    def get(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> EngineClient:
         """The engine that serves ``cell``, ready.
 
         An engine that failed is not started again: what it left undone is an error, never a second chance.
 
+        Args:
+            check: one that needs an engine other than the one that the checks share.
+
         Raises:
             EngineError: it did not start, or failed in an earlier check.
         """
-        suite = self._spec.suites[cell.suite]
-        unit = cell.unit_key if suite.engine == "shared" else cell.id
-        if unit != self._unit:
+        key = self._key_of(cell, check)
+        if key != self._key:
             self.close()
-            self._unit = unit
+            self._key = key
+        if error := self._failures.get((key, arm)):
+            raise error
         if self._starts_together(cell):
             for name in ARMS:
-                self._spawn(cell, name, unit)
+                if (key, name) not in self._failures:
+                    self._spawn(cell, name, check)
         other = self._slots.get("control" if arm == "treatment" else "treatment")
-        if other is not None and other.error is None and not other.client.config.room_for_two:
+        if other is not None and not other.client.config.room_for_two:
             # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
             other.client.close()
             del self._slots[other.client.config.arm]
-        slot = self._spawn(cell, arm, unit)
-        if slot.error is not None:
-            raise slot.error
-        if not slot.ready:
-            try:
-                ready = slot.client.wait_ready(suite.timeouts.start_s)
-            except EngineError as error:
-                slot.error = error
-                slot.client.close()
-                raise
-            slot.ready = True
-            checkpoint = ready.effective.get("checkpoint")
-            self._emit(
-                EngineReady(
-                    time=now(),
-                    arm=EffectiveArm(unit=unit, arm=arm, config=ready.effective, start_s=ready.start_s),
-                    provenance={
-                        **ready.provenance,
-                        "checkpoints": {cell.model: checkpoint} if checkpoint else {},
-                    },
-                )
-            )
-        return slot.client
+        return self._ready(cell, arm, self._spawn(cell, arm, check), key.check)
+
+    def restart(self, cell: Cell, arm: ArmName) -> EngineClient:
+        """End the engine that the checks share, and start the same in a new process.
+
+        Raises:
+            EngineError: it did not start.
+        """
+        key = self._key_of(cell, None)
+        slot = self._slots.pop(arm, None)
+        if key != self._key or slot is None:
+            raise RuntimeError(f"the {arm} engine of {key.unit} is not up, so it cannot be restarted")
+        slot.client.close()
+        return self._ready(cell, arm, self._spawn(cell, arm, None, "restarted"), "restarted")
 
     def failed(self, client: EngineClient, error: EngineError) -> None:
         """Note that an engine failed in a check, so that later checks on it are errors too; end it."""
-        for slot in self._slots.values():
-            if slot.client is client and slot.error is None:
-                slot.error = EngineError(f"an earlier check ended its engine: {error}")
-                client.close()
+        for arm, slot in list(self._slots.items()):
+            if slot.client is client:
+                self._fail(arm, slot, EngineError(f"an earlier check ended its engine: {error}"))
 
     def log(self) -> str | None:
         """The log of the engine that failed last, relative to the run folder."""
-        failed = [slot.client for slot in self._slots.values() if slot.error is not None]
-        client = failed[-1] if failed else None
-        return os.path.relpath(client.log, self._context.run_dir) if client else None
+        return os.path.relpath(self._last_log, self._context.run_dir) if self._last_log else None
 
     def close(self) -> None:
         """End all engines, and see their processes gone."""
         slots, self._slots = self._slots, {}
+        for slot in slots.values():
+            slot.client.ask_to_stop()
         for slot in slots.values():
             slot.client.close()
 
     def _starts_together(self, cell: Cell) -> bool:
         # Start-up is most of a run and uses one core at a time. On a GPU the second engine would meet the
         # first one's memory profiling, so there the control waits until it is asked for.
-        return self._spec.devices[cell.device].kind == "cpu"
+        return self._spec.devices[cell.device].kind == "cpu" and self._context.control
 
-    def _spawn(self, cell: Cell, arm: ArmName, unit: str) -> _Slot:
+    def _key_of(self, cell: Cell, check: CheckSpec | None) -> _Key:
+        suite = self._spec.suites[cell.suite]
+        unit = cell.unit_key if suite.engine == "shared" else cell.id
+        if check is None or not (check.engine_args or check.adapters):
+            return _Key(unit)
+        # Checks that need the same engine share it, under the first one's name.
+        same = (c for c in suite.checks if (c.engine_args, c.adapters) == (check.engine_args, check.adapters))
+        return _Key(unit, next(same).id)
+
+    def _fail(self, arm: ArmName, slot: _Slot, error: EngineError) -> None:
+        assert self._key is not None
+        self._failures.setdefault((self._key, arm), error)
+        self._last_log = slot.client.log
+        del self._slots[arm]
+        slot.client.close()
+
+    def _ready(self, cell: Cell, arm: ArmName, slot: _Slot, engine: str) -> EngineClient:
+        if slot.ready:
+            return slot.client
+        try:
+            ready = slot.client.wait_ready(self._suite(cell).timeouts.start_s)
+        except EngineError as error:
+            self._fail(arm, slot, error)
+            raise
+        slot.ready = True
+        checkpoint = ready.effective.get("checkpoint")
+        assert self._key is not None
+        self._emit(
+            EngineReady(
+                time=now(),
+                arm=EffectiveArm(
+                    unit=self._key.unit, arm=arm, config=ready.effective, start_s=ready.start_s, engine=engine
+                ),
+                provenance={
+                    **ready.provenance,
+                    "checkpoints": {cell.model: checkpoint} if checkpoint else {},
+                },
+            )
+        )
+        return slot.client
+
+    def _spawn(self, cell: Cell, arm: ArmName, check: CheckSpec | None, label: str = "") -> _Slot:
         if arm in self._slots:
             return self._slots[arm]
-        context = self._context
-        name = safe_name(f"{unit}-{arm}")
+        context, key = self._context, self._key
+        assert key is not None
+        name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
         client = EngineClient(
             engine_config(
                 cell,
@@ -141,11 +187,12 @@ class Engines:
                     weights=context.weights,
                     layers=context.layers,
                     model_cache=context.model_cache,
-                    compile_cache=f"{context.folder}/compile/{safe_name(unit)}",
+                    compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
                     environment=dict(os.environ),
                 ),
-                max_num_seqs=max(self.workload(c).max_batch for c in self._cells(unit)),
-                max_model_len=max(self.workload(c).max_tokens for c in self._cells(unit)),
+                max_num_seqs=max(self.workload(c).max_batch for c in self._cells(key.unit)),
+                max_model_len=max(self.workload(c).max_tokens for c in self._cells(key.unit)),
+                check=check if key.check else None,
             ),
             Path(context.folder) / name,
             Path(context.logs) / f"{name}.log",

@@ -35,6 +35,13 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
     }
 
 
+def power_digest(spec: Spec, suite: str) -> str:
+    """``sha256:...`` over what gives a suite its power: its checks, what they send, how it is compared."""
+    package = Path(bi_harness.__file__).resolve().parent
+    parts = (spec.paths.suites / suite, package / "workload", package / "compare")
+    return f"sha256:{hashlib.sha256(' '.join(map(tree_digest, parts)).encode()).hexdigest()}"
+
+
 def _text(value: str) -> str:
     """As JSON can hold it: bytes that are no UTF-8 (lone surrogates in Python) become escapes."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -25,6 +25,7 @@ from bi_harness.device.facts import HostFacts
 from bi_harness.device.match import match_device
 from bi_harness.engine.config import checkpoint_spec
 from bi_harness.errors import NothingToRun, UsageError
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Unit
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import Selection, select
@@ -32,6 +33,7 @@ from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import safe_name
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
+from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.spec.load import Spec
@@ -51,6 +53,8 @@ class RunOptions:
         profile, weights, layers, seed: see ``Scope``.
         engine_python: the interpreter that has vLLM; ``None`` for this one.
         command: the command line, for the certificate.
+        fault: planted in the treatment (see ``bi_harness.invariance.faults``): never certified.
+        control: whether the control runs: without it no check passes.
     """
 
     device: str
@@ -66,6 +70,12 @@ class RunOptions:
     seed: int = 0
     engine_python: str | None = None
     command: Sequence[str] = field(default_factory=lambda: tuple(sys.argv))
+    fault: str | None = None
+    control: bool = True
+
+    def environment(self) -> dict[str, str]:
+        """Of the units."""
+        return {**os.environ, **({PLANT_VARIABLE: self.fault} if self.fault else {})}
 
     def filters(self) -> dict[str, str]:
         """The selection flags in use, for the scope."""
@@ -183,7 +193,7 @@ def execute(
         for unit in run.selection.plan.units:
             if stopped():
                 break
-            run_unit(_task(run, unit, run_dir, work), emit, os.environ, stopped=stopped)
+            run_unit(_task(run, unit, run_dir, work), emit, run.options.environment(), stopped=stopped)
         emit(RunFinished(time=now(), interrupted=stopped()))
     shutil.rmtree(work, ignore_errors=True)
     return run_dir, from_journal(run_dir)
@@ -251,7 +261,8 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
             )
             for planned in selection.plan.cells
         ),
-        provenance=harness_provenance(run.spec, options.command, os.environ),
+        provenance=harness_provenance(run.spec, options.command, options.environment()),
+        power=known_power(run.spec, dict.fromkeys(c.suite for u in selection.plan.units for c in u.cells)),
     )
 
 
@@ -277,7 +288,8 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
     folder = work / safe_name(unit.id)
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
     checks = {cell: run.selection.checks[cell.id] for cell in unit.cells}
-    starts = 2 * max(spec.suites[s].timeouts.start_s for s in suites)
+    # At most two a check: where both arms do not fit, each takes turns with the other in every check.
+    starts = sum(2 * spec.suites[cell.suite].timeouts.start_s * len(names) for cell, names in checks.items())
     return UnitTask(
         unit=unit.id,
         context=Context(
@@ -297,6 +309,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
+            control=options.control and not options.environment().get(PLANT_VARIABLE),
         ),
         folder=folder,
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),

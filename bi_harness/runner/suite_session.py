@@ -8,23 +8,26 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
-from bi_harness.certificate.records import CheckResult, Evidence, Status
+from bi_harness.certificate.records import CheckResult, Evidence, Needed, Status
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
-from bi_harness.engine.arms import References, needed, run_arm
+from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
+from bi_harness.engine.config import ArmName
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.errors import EngineError, UsageError
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Engines
 from bi_harness.runner.journal import Journal, now
 from bi_harness.spec.load import Spec, default_paths, load_spec
-from bi_harness.workload.checkplan import CheckPlan
+from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.plan import Workload
 
 
@@ -54,6 +57,11 @@ class SuiteSession:
             spec, context = _by_hand(options)
         return SuiteSession(spec, context, Journal(Path(context.journal), new=False))
 
+    @property
+    def controlled(self) -> bool:
+        """Whether the control runs."""
+        return self._context.control
+
     def cells_of(self, path: Path, test: str) -> list[Cell]:
         """The cells that the test function of that suite module was selected for."""
         name = self._check(path, test)
@@ -78,6 +86,15 @@ class SuiteSession:
             timeout_s=suite.timeouts.check_s,
             control_min_fraction=suite.control_min_fraction,
         )
+
+    def engine(self, cell: Cell, path: Path, test: str, arm: ArmName) -> EngineClient:
+        """The engine of that arm for one check on one cell, ready.
+
+        Raises:
+            EngineError: it did not start, or failed in an earlier check.
+        """
+        check = self._spec.suites[cell.suite].check(self._check(path, test))
+        return self.engines.get(cell, arm, check)
 
     def close(self) -> None:
         """End the engines."""
@@ -127,59 +144,68 @@ class CheckRecorder:
         self._began = time.monotonic()
         self._emit(CheckStarted(time=now(), cell=self._cell.id, check=self._name))
 
-    def compare(self, engine: EngineClient, what: CheckPlan | Workload) -> Evidence:
+    def compare(
+        self,
+        engine: EngineClient,
+        what: CheckPlan | Workload,
+        *,
+        restarted: Callable[[], EngineClient] | None = None,
+    ) -> Evidence:
         """Run every subject alone and then each arm on ``engine``, and compare bit by bit.
+
+        Args:
+            engine: the treatment or the control.
+            what: the check.
+            restarted: gives a fresh process of the same engine, on which the arms run in place of the first.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
             RuntimeError: this arm was compared before, or the check has concluded: there is one chance.
         """
-        if engine.config.arm in self._evidence or self._status is not None:
-            raise RuntimeError(f"the check compares the {engine.config.arm} a second time")
+        arm_name = engine.config.arm
+        if arm_name in self._evidence or self._status is not None:
+            raise RuntimeError(f"the check compares the {arm_name} a second time")
         plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
-        deadline = time.monotonic() + self._timeout_s
+        course = _Course(self, engine, time.monotonic() + self._timeout_s)
         references = self._references.setdefault(engine, References())
         alone = references.missing(plan.subjects)
-        arms = [*([alone] if alone is not None else ()), *plan.arms]
-        total = sum(len(arm.bursts) for arm in arms)
-        done = 0
+        course.total = sum(len(arm.bursts) for arm in [*plan.arms, *([alone] if alone else ())])
         found: list[Arm] = []
         steps: list[StepSummary] = []
-        for arm in arms:
 
-            def progress(bursts: int, _: int, before: int = done) -> None:
-                self._emit(
-                    CheckProgress(
-                        time=now(),
-                        cell=self._cell.id,
-                        check=self._name,
-                        arm=engine.config.arm,
-                        done=before + bursts,
-                        of=total,
-                    )
-                )
+        def run_alone() -> None:
+            if alone is not None:
+                references.add(alone, *course.run(alone))
 
-            try:
-                result, summaries = run_arm(
-                    engine, arm, timeout_s=max(0.0, deadline - time.monotonic()), progress=progress
-                )
-            except EngineError as error:
-                self._engines.failed(engine, error)
-                raise
-            done += len(arm.bursts)
-            if alone is not None and arm is alone:
-                references.add(alone, result, summaries)
-            else:
-                found.append(result)
-                steps += summaries
-        evidence = gather(
-            references.arm(plan.subjects),
-            found,
-            [len(r.prompt) for r in plan.subjects],
-            needed(plan, steps),
-        )
-        self._evidence[engine.config.arm] = evidence
+        if not plan.arms_first:
+            run_alone()
+        restarts = 0
+        if restarted is not None:
+            before = engine.pid
+            course.engine = restarted()
+            restarts = int(course.engine is not engine and course.engine.pid != before)
+        for arm in plan.arms:
+            if arm.scored:
+                arm = scored(arm, plan.subjects, references.arm(plan.subjects).observations)
+            result, summaries = course.run(arm)
+            found.append(result)
+            steps += summaries
+        if plan.arms_first:
+            run_alone()
+        needs = needed(plan, steps)
+        if restarted is not None:
+            needs = (*needs, Needed(name="restarts", needed=1, reached=restarts))
+        evidence = gather(references.arm(plan.subjects), found, [len(r.prompt) for r in plan.subjects], needs)
+        self._evidence[arm_name] = evidence
         return evidence
+
+    def progress(self, arm: str, done: int, of: int) -> None:
+        """Say how far the check is."""
+        self._emit(CheckProgress(time=now(), cell=self._cell.id, check=self._name, arm=arm, done=done, of=of))
+
+    def failed(self, engine: EngineClient, error: EngineError) -> None:
+        """An engine failed in the check."""
+        self._engines.failed(engine, error)
 
     def conclude(self) -> None:
         """Decide the status from what was compared.
@@ -238,6 +264,38 @@ class CheckRecorder:
         )
 
 
+@dataclass
+class _Course:
+    """The arms of one comparison, one after the other, within one limit of time."""
+
+    recorder: CheckRecorder
+    engine: EngineClient
+    deadline: float
+    total: int = 0
+    done: int = 0
+
+    def run(self, arm: ArmPlan) -> tuple[Arm, tuple[StepSummary, ...]]:
+        """Run one arm.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        engine, before = self.engine, self.done
+
+        def progress(bursts: int, _: int) -> None:
+            self.recorder.progress(engine.config.arm, before + bursts, self.total)
+
+        try:
+            result = run_arm(
+                engine, arm, timeout_s=max(0.0, self.deadline - time.monotonic()), progress=progress
+            )
+        except EngineError as error:
+            self.recorder.failed(engine, error)
+            raise
+        self.done += len(arm.bursts)
+        return result
+
+
 def _by_hand(options: Namespace) -> tuple[Spec, Context]:
     from bi_harness.device.detect import detect
     from bi_harness.device.engine_probe import probe_engine
@@ -284,4 +342,6 @@ def _by_hand(options: Namespace) -> tuple[Spec, Context]:
         run_dir=str(folder),
         journal=str(folder / "events.jsonl"),
         model_cache=str(model_cache(os.environ)),
+        # Stock vLLM is the same with and without a planted fault.
+        control=not os.environ.get(PLANT_VARIABLE),
     )

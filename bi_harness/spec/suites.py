@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WrapValidator
+from pydantic import Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bi_harness.spec.types import Conditions, Fraction, Id, Modes, Positive, Profile, SpecModel, Text
+from bi_harness.spec.types import (
+    PROFILES,
+    Conditions,
+    Fraction,
+    Id,
+    Modes,
+    Number,
+    Positive,
+    Profile,
+    Profiles,
+    SpecModel,
+    Text,
+)
 
 KNOWN_SUITES = ("batch_invariance", "eagle_dp", "nvfp4", "compile_startup", "online", "ops")
 """The design's suites. A model or rule may name one that this checkout does not have yet."""
@@ -32,12 +44,19 @@ class CheckSpec(SpecModel):
         id: its name in results.
         test: ``file::function`` in the suite's folder.
         needs: the cells that it makes sense on; everywhere by default.
+        profiles: the run profiles that include it.
+        engine_args: arguments of ``vllm.LLM`` over the suite's. A check that has some runs on engines of its
+            own; those of its neighbours in the list that have the same share them.
+        adapters: how many LoRA adapters are made for its engines.
         summary: one sentence for reports.
     """
 
     id: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
     test: Annotated[str, Field(strict=True, pattern=r"^test_\w+\.py::test_\w+$")]
     needs: Conditions = Field(default_factory=Conditions)
+    profiles: Annotated[Profiles, Field(min_length=1)] = PROFILES
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    adapters: Number = 0
     summary: Text
 
 
@@ -78,6 +97,17 @@ class SuiteSpec(SpecModel):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     profiles: dict[Profile, dict[str, Param]] = Field(min_length=1)
     control_min_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _own_engines_last(self) -> SuiteSpec:
+        kinds = [(check.engine_args, check.adapters) for check in self.checks]
+        starts = [kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
+        if kinds[0] != ({}, 0) or any(kind in starts[:i] for i, kind in enumerate(starts)):
+            raise ValueError(
+                "checks that need the same engine must follow each other, those of the shared one first: "
+                "else its engines would be started twice"
+            )
+        return self
 
     def check(self, name: str) -> CheckSpec:
         """The check of that id.

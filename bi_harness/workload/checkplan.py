@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bi_harness.workload.requests import Member, Request
+from bi_harness.workload.requests import Limits, Member, Request
 
-Condition = Literal["aborted", "cached_tokens", "mixed_steps", "preemptions", "split_prefills"]
+Condition = Literal[
+    "aborted",
+    "adapter_steps",
+    "cached_tokens",
+    "first_bursts",
+    "mixed_steps",
+    "preemptions",
+    "split_prefills",
+]
 """Fields of ``StepSummary`` that a check can need."""
 
 
@@ -23,8 +31,12 @@ class ArmPlan:
         name: for a reader.
         requests: subjects and neighbours.
         bursts: each is submitted, and runs to its end, before the next; every request is in one of them.
-        subjects: for each subject of the check, its index in ``requests``.
+        subjects: for each subject of the check, its row. A request has ``n`` rows, in the order of
+            ``requests``; where all have ``n`` of 1, the row is the index.
         batch_size: requests that must have run together in every whole burst, or the arm shows nothing.
+        limits: what the scheduler is held to.
+        scored: the subjects' prompts are continued with what they generated alone, and the logprobs of that
+            part are observed as one prefill computes them.
     """
 
     name: str
@@ -32,6 +44,8 @@ class ArmPlan:
     bursts: tuple[tuple[Member, ...], ...]
     subjects: tuple[int, ...]
     batch_size: int
+    limits: Limits | None = None
+    scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,7 @@ class CheckPlan:
     Attributes:
         subjects: each is observed alone first; that is the reference of every arm.
         arms: at least one.
+        arms_first: the arms run before the subjects alone, where those have not run in an earlier check.
         needs: what must have happened, over all arms, for equality to mean anything: the field of the
             scheduler's summary and how often at least.
     """
@@ -48,19 +63,25 @@ class CheckPlan:
     subjects: tuple[Request, ...]
     arms: tuple[ArmPlan, ...]
     needs: tuple[tuple[Condition, int], ...] = ()
+    arms_first: bool = False
 
 
 def together(
-    name: str, subjects: Sequence[Request], batch_size: int, order: Sequence[int] | None = None
+    name: str,
+    subjects: Sequence[Request],
+    batch_size: int,
+    order: Sequence[int] | None = None,
+    limits: Limits | None = None,
 ) -> ArmPlan:
     """All subjects in bursts of ``batch_size``, without neighbours.
 
     Args:
         order: in which they are submitted; as they are by default.
+        limits: what the scheduler is held to.
     """
     places = list(order) if order is not None else list(range(len(subjects)))
     bursts = tuple(
         tuple(Member(index) for index in places[start : start + batch_size])
         for start in range(0, len(places), batch_size)
     )
-    return ArmPlan(name, tuple(subjects), bursts, tuple(range(len(subjects))), batch_size)
+    return ArmPlan(name, tuple(subjects), bursts, tuple(range(len(subjects))), batch_size, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class Workload:
         seed: of the workload.
         vocab_size: token ids lie in [0, vocab_size).
         longest_prompt: in tokens.
+        min_steps: steps that each check compares at least.
     """
 
     requests: tuple[Request, ...]
@@ -35,6 +37,7 @@ class Workload:
     seed: int
     vocab_size: int
     longest_prompt: int
+    min_steps: int = 0
 
     @property
     def max_batch(self) -> int:
@@ -43,8 +46,9 @@ class Workload:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest request, prompt and output; what engines are started for."""
-        return self.longest_prompt + max(r.max_tokens for r in self.requests)
+        """Tokens of the longest request, prompt and output, and one more: to score a whole output, an engine
+        must take it as a prompt and generate a token. What engines are started for."""
+        return self.longest_prompt + max(r.max_tokens for r in self.requests) + 1
 
     def bs1_vs_bsN(self) -> CheckPlan:
         """Every request alone, and in batches of every size."""
@@ -55,10 +59,22 @@ class Workload:
         """``length`` random token ids that depend on the seed and ``label`` alone."""
         return tuple(t % self.vocab_size for t in stream(f"{label}/{self.seed}", length))
 
+    def request(self, prompt: tuple[int, ...], steps: int) -> Request:
+        """A greedy request."""
+        return replace(self.requests[0], prompt=prompt, max_tokens=steps, temperature=0.0, seed=None)
+
+    def greedy(self, requests: Sequence[Request], steps: int) -> tuple[Request, ...]:
+        """The same prompts, greedy."""
+        return tuple(self.request(r.prompt, steps) for r in requests)
+
+    def rounds(self, usual: int, steps: int) -> int:
+        """How many arms of ``steps`` compared steps each a check has: the usual, or as many as the profile's
+        ``min_steps`` takes."""
+        return max(usual, -(-self.min_steps // steps))
+
     def neighbour(self, label: str, length: int) -> Request:
         """A greedy request that is there to disturb others; its own observation is not looked at."""
-        like = self.requests[0]
-        return replace(like, prompt=self.prompt(label, length), temperature=0.0, seed=None)
+        return self.request(self.prompt(label, length), self.requests[0].max_tokens)
 
     def numbers(self, label: str, count: int, below: int) -> list[int]:
         """``count`` random numbers in [0, below) that depend on the seed and ``label`` alone."""
@@ -86,13 +102,16 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
         if not isinstance(value, int) or value < 1:
             raise SpecError(f"{where}: {name} must be a whole number from 1; it is {value!r}")
         numbers[name] = value
+    min_steps = params.get("min_steps", 0)
+    if not isinstance(min_steps, int) or min_steps < 0:
+        raise SpecError(f"{where}: min_steps must be a whole number from 0; it is {min_steps!r}")
     sizes = params.get("batch_sizes")
     if not isinstance(sizes, list) or not sizes or min(sizes) < 2 or max(sizes) > numbers["prompts"]:
         raise SpecError(
             f"{where}: batch_sizes must be whole numbers from 2 to prompts ({numbers['prompts']}); "
             f"they are {sizes!r}"
         )
-    longest = min(numbers["longest_prompt"], model.max_model_len - numbers["steps"])
+    longest = min(numbers["longest_prompt"], model.max_model_len - numbers["steps"] - 1)
     try:
         requests = make_requests(
             seed=seed,
@@ -110,4 +129,5 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
         seed=seed,
         vocab_size=int(model.config["vocab_size"]),
         longest_prompt=longest,
+        min_steps=min_steps,
     )

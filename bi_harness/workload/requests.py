@@ -17,6 +17,12 @@ class Request:
         seed: of the request's own random stream; ``None`` for greedy.
         top_k_logprobs: how many logprobs a step reports beside the sampled token's own.
         top_p, top_k, presence_penalty, repetition_penalty: as in vLLM's ``SamplingParams``; off by default.
+        n: sequences that it generates. Each is observed as a row of its own, with the seed ``seed + index``.
+        score: number of tokens at the prompt's end whose logprobs are observed, as a prefill computes them,
+            in place of those of generated tokens; 0 for an ordinary request.
+        cache: requests with the same name share their prefixes through the prefix cache; without a name
+            a request never reads the cache.
+        adapter: LoRA adapter, counted from 1; 0 for the model itself.
     """
 
     prompt: tuple[int, ...]
@@ -28,6 +34,15 @@ class Request:
     top_k: int = 0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    n: int = 1
+    score: int = 0
+    cache: str | None = None
+    adapter: int = 0
+
+    @property
+    def observed(self) -> int:
+        """Tokens of a row of its observation."""
+        return self.score or self.max_tokens
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain JSON types."""
@@ -56,3 +71,19 @@ class Member:
     def to_json(self) -> list[int | None]:
         """Three plain values."""
         return [self.request, self.arrival, self.abort]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the scheduler is held to while some bursts run, so that one engine serves them all.
+
+    Attributes:
+        step_tokens: tokens of a step at most, in place of the engine's ``max_num_batched_tokens``: longer
+            prefills are split.
+        kv_growth: share of the blocks by which the burst's requests grow while they decode that stay free
+            beside those of all their prompts; the other blocks are held back, so that requests are
+            preempted. ``None`` for the whole cache.
+    """
+
+    step_tokens: int | None = None
+    kv_growth: float | None = None

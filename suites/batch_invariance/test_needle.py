@@ -9,7 +9,7 @@ from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.requests import Member
 
 NEEDLES = 8
-HAYSTACKS = 3
+HAYSTACKS = 3  # at least
 SIZE = 33
 
 
@@ -31,7 +31,8 @@ def haystack(workload, needles, number):
 
 def plan(workload):
     needles = workload.requests[:NEEDLES]
-    return CheckPlan(needles, tuple(haystack(workload, needles, n) for n in range(HAYSTACKS)))
+    rounds = workload.rounds(HAYSTACKS, NEEDLES * needles[0].max_tokens)
+    return CheckPlan(needles, tuple(haystack(workload, needles, n) for n in range(rounds)))
 
 
 def test_needle(engine, control, workload, check):

@@ -5,14 +5,15 @@ What makes it non-vacuous: the whole batch ran together in every order, and the 
 
 from bi_harness.workload.checkplan import CheckPlan, together
 
-SHUFFLES = 2
+SHUFFLES = 2  # at least
 
 
 def plan(workload):
     subjects = workload.requests[: max(workload.batch_sizes)]
     count = len(subjects)
     orders = {"backwards": list(range(count))[::-1]}
-    orders |= {f"shuffled {n}": workload.shuffled(f"permutation/{n}", count) for n in range(SHUFFLES)}
+    rounds = workload.rounds(SHUFFLES, count * subjects[0].max_tokens)
+    orders |= {f"shuffled {n}": workload.shuffled(f"permutation/{n}", count) for n in range(rounds)}
     return CheckPlan(
         subjects, tuple(together(name, subjects, count, order) for name, order in orders.items())
     )

@@ -8,15 +8,16 @@ logprobs and not in tokens.
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.requests import Member
 
-DISTINCT, COPIES, TIMES = 16, 3, 5
+DISTINCT, COPIES, TIMES = 16, 3, 5  # so many times at least
 
 
 def plan(workload):
     subjects = workload.requests[:DISTINCT] * COPIES
     order = tuple(Member(index) for index in workload.shuffled("repeat", len(subjects)))
+    times = workload.rounds(TIMES, len(subjects) * subjects[0].max_tokens)
     arms = tuple(
         ArmPlan(f"burst {n}", subjects, (order,), tuple(range(len(subjects))), len(subjects))
-        for n in range(1, TIMES + 1)
+        for n in range(1, times + 1)
     )
     return CheckPlan(subjects, arms)
 

@@ -8,23 +8,29 @@ What makes it non-vacuous: steps that prefilled and decoded at once, neighbours 
 a control that diverges.
 """
 
+from dataclasses import replace
+
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.requests import Member
 
 SUBJECTS = 16
 NEIGHBOURS = (1, 9, 10, 2, 17, 64, 255, 256, 300, 600)
-"""Prompt lengths of the neighbours, in tokens; one arrives every second step."""
+"""Prompt lengths of the neighbours, in tokens; another arrives every second step or so."""
+
+BOUNDARIES = (17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513)
+"""Tokens of a step, on both sides of where kernels take another path; each is met once."""
+
+SCHEDULES = 3  # at least
 
 
-def arm(workload, number):
-    subjects = workload.requests[:SUBJECTS]
+def arm(workload, subjects, number):
     neighbours = tuple(
         workload.neighbour(f"staggered/{number}/{i}", min(length, workload.longest_prompt))
         for i, length in enumerate(NEIGHBOURS)
     )
-    members = [Member(i, arrival=number * (i % 3)) for i in range(SUBJECTS)]
+    members = [Member(i, arrival=number % 3 * (i % 3)) for i in range(SUBJECTS)]
     for i in range(len(neighbours)):
-        arrival = 2 + 2 * ((i + 3 * number) % len(neighbours))
+        arrival = 1 + 7 * ((i + 3 * number) % len(neighbours)) // 4
         # Every third is cut off in its first, second or third step of decoding.
         members.append(Member(SUBJECTS + i, arrival, arrival + 1 + i // 3 if i % 3 == 2 else None))
     return ArmPlan(
@@ -36,12 +42,32 @@ def arm(workload, number):
     )
 
 
+def boundaries(workload, number):
+    """While the subjects decode, single prefills that make a step of exactly so many tokens."""
+    neighbours = tuple(
+        replace(workload.neighbour(f"staggered/boundary/{number}/{tokens}", tokens - SUBJECTS), max_tokens=1)
+        for tokens in BOUNDARIES
+        if tokens - SUBJECTS <= workload.longest_prompt
+    )
+    late = [Member(SUBJECTS + i, 2 + i) for i in range(len(neighbours))]
+    return ArmPlan(
+        name=f"boundaries {number}",
+        requests=(*workload.requests[:SUBJECTS], *neighbours),
+        bursts=((*(Member(i) for i in workload.shuffled(f"staggered/{number}", SUBJECTS)), *late),),
+        subjects=tuple(range(SUBJECTS)),
+        batch_size=SUBJECTS + 1,
+    )
+
+
 def plan(workload):
-    arms = tuple(arm(workload, number) for number in range(3))
+    subjects = workload.requests[:SUBJECTS]
+    schedules = workload.rounds(SCHEDULES, SUBJECTS * subjects[0].max_tokens)
+    arms = tuple(arm(workload, subjects, number) for number in range(schedules))
+    mixed = schedules * len(NEIGHBOURS) // 2
     return CheckPlan(
-        workload.requests[:SUBJECTS],
-        arms,
-        needs=(("mixed_steps", 3 * len(NEIGHBOURS) // 2), ("aborted", 3 * (len(NEIGHBOURS) // 3))),
+        subjects,
+        (*arms, boundaries(workload, 0)),
+        needs=(("mixed_steps", mixed), ("aborted", schedules * (len(NEIGHBOURS) // 3))),
     )
 
 

@@ -155,7 +155,7 @@ def test_what_is_asked_for_is_handed_on(spec: Spec) -> None:
     assert made.llm["enforce_eager"] is False
     assert (made.llm["max_num_seqs"], made.llm["max_model_len"]) == (33, 924)
     assert made.llm["gpu_memory_utilization"] == 0.85  # the device's
-    assert made.llm["enable_prefix_caching"] is False  # the suite's
+    assert made.llm["enable_prefix_caching"] is True  # the suite's
     assert made.llm["trust_remote_code"] is False
     assert made.env["PATH"] == "/bin"
     assert made.env["VLLM_USE_FLASHINFER_SAMPLER"] == "0"

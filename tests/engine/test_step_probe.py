@@ -16,6 +16,7 @@ from bi_harness.engine.protocol import StepSummary
 from bi_harness.engine.step_probe import StepLog
 
 NOTHING = StepSummary(0, 0, 0, 0, 0)
+NO_LORA = SimpleNamespace(running=[])
 
 
 def line(tokens: dict[str, int], new: dict[str, int] | None = None, preempted: int = 0) -> str:
@@ -96,14 +97,23 @@ def output(tokens: dict[str, int], **changes: Any) -> SimpleNamespace:
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     new = SimpleNamespace(req_id="b", prompt_token_ids=[1] * 10, num_computed_tokens=2)
     step_probe._append(
-        str(tmp_path), output({"a": 1, "b": 4}, scheduled_new_reqs=[new], preempted_req_ids={"c"})
+        str(tmp_path), NO_LORA, output({"a": 1, "b": 4}, scheduled_new_reqs=[new], preempted_req_ids={"c"})
     )
-    step_probe._append(str(tmp_path), output({}))  # an idle turn is no step
+    step_probe._append(str(tmp_path), NO_LORA, output({}))  # an idle turn is no step
     assert [p.name for p in tmp_path.iterdir()] == [f"steps-{os.getpid()}.jsonl"]
     assert StepLog(str(tmp_path)).read() == StepSummary(1, 2, 5, 1, 1, mixed_steps=1, cached_tokens=2)
 
 
 def test_a_prefix_that_was_computed_before_is_no_split(tmp_path: Path) -> None:
     new = SimpleNamespace(req_id="b", prompt_token_ids=[1] * 10, num_computed_tokens=6)
-    step_probe._append(str(tmp_path), output({"b": 4}, scheduled_new_reqs=[new]))
+    step_probe._append(str(tmp_path), NO_LORA, output({"b": 4}, scheduled_new_reqs=[new]))
     assert StepLog(str(tmp_path)).read().split_prefills == 0
+
+
+def test_steps_with_several_adapters_are_counted(tmp_path: Path) -> None:
+    for numbers in ((), (0, 0), (1, 0), (2, 2), (1, 2), (0, 3, 1)):
+        running = [
+            SimpleNamespace(lora_request=SimpleNamespace(lora_int_id=n) if n else None) for n in numbers
+        ]
+        step_probe._append(str(tmp_path), SimpleNamespace(running=running), output({"a": 1}))
+    assert StepLog(str(tmp_path)).read().adapter_steps == 2

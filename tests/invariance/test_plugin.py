@@ -46,8 +46,10 @@ def fake_vllm(folder: Path, **files: str) -> Path:
     """A package ``vllm`` of empty modules, but for ``files`` (``a__b`` is ``vllm/a/b.py``); and a torch."""
     (folder / "torch.py").write_text("def set_num_threads(n): pass\ndef get_num_threads(): return 2\n")
     usual = {
-        "_custom_ops": "def cpu_attn_get_scheduler_metadata(**k): return k\n"
-        "def cpu_attention_with_kv_cache(*a): return a\n",
+        "_custom_ops": "def cpu_attn_get_scheduler_metadata(**k): return k\n",
+        "v1__attention__backends__cpu_attn": (
+            "class CPUAttentionMetadataBuilder:\n    def build(self): pass\n"
+        ),
         "model_executor__layers__linear": "class UnquantizedLinearMethod:\n    def apply(self): pass\n",
         "model_executor__layers__vocab_parallel_embedding": (
             "class UnquantizedEmbeddingMethod:\n    def apply(self): pass\n"
@@ -77,6 +79,7 @@ def test_when_asked_it_says_what_it_patched_once(tmp_path: Path) -> None:
         "UnquantizedLinearMethod.apply",
         "UnquantizedEmbeddingMethod.apply",
         "enable_kv_split=False",
+        "CPUAttentionMetadataBuilder.build",
     ):
         assert done.stdout.count(name) == 1
 
@@ -85,7 +88,8 @@ def test_when_asked_it_says_what_it_patched_once(tmp_path: Path) -> None:
     "missing",
     [
         {"_custom_ops": ""},
-        {"_custom_ops": "def cpu_attn_get_scheduler_metadata(): pass\n"},
+        {"v1__attention__backends__cpu_attn": ""},
+        {"v1__attention__backends__cpu_attn": "class CPUAttentionMetadataBuilder: pass\n"},
         {"model_executor__layers__linear": ""},
         {"model_executor__layers__linear": "class UnquantizedLinearMethod: pass\n"},
         {"model_executor__layers__vocab_parallel_embedding": ""},
@@ -123,6 +127,7 @@ class Output:
     num_scheduled_tokens = {"a": 3}
     scheduled_new_reqs = ()
 class Scheduler:
+    running = ()
     def schedule(self, more=0):
         return Output()
 """
@@ -137,4 +142,6 @@ atexit.register(run)
     done = register(after, path=folder, BI_HARNESS_STEP_LOG=str(tmp_path / "steps"))
     assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "steps").iterdir()
-    assert log.read_text().splitlines() == ['{"tokens":{"a":3},"new":{},"cached":0,"preempted":0}']
+    assert log.read_text().splitlines() == [
+        '{"tokens":{"a":3},"new":{},"cached":0,"adapters":0,"preempted":0}'
+    ]

@@ -114,7 +114,7 @@ class Stub:
         self.config = SimpleNamespace(arm=arm)
         self.off = arm == "control" or not sound
 
-    def generate(self, requests, bursts, *, timeout_s, progress=lambda done, of: None):
+    def generate(self, requests, bursts, *, timeout_s, progress=lambda done, of: None, limits=None):
         size = max(len(b) for b in bursts)
         n, steps = len(requests), requests[0].max_tokens
         logprobs = np.full((n, steps, 2), -1.0 - (size if self.off else 0), np.float32)

@@ -45,7 +45,7 @@ def test_sizes_rise_and_appear_once(spec: Spec) -> None:
 
 def test_the_largest_figures_are_over_all_requests(spec: Spec) -> None:
     workload = planned(spec)
-    assert workload.max_tokens == 900 + 24
+    assert workload.max_tokens == 900 + 24 + 1
     assert workload.max_batch == 64
     assert planned(spec, prompts=80, batch_sizes=[80]).max_batch == 80
 

@@ -1,0 +1,149 @@
+"""What a suite's power rests on: the planted faults that its checks caught, and its false alarms. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bi_harness.certificate.records import CheckResult, Count, Digest, Record
+from bi_harness.certificate.statement import Power, Statement
+from bi_harness.compare.evidence import differs, weakness
+
+
+class FaultResult(Record):
+    """What became of one planted fault.
+
+    Attributes:
+        id: of the registry.
+        class_: the class of defect (``class`` in JSON).
+        source: where it was seen.
+        model: of ``models.yaml``, that it was tried on.
+        caught: whether a check failed.
+        checks: the checks that failed.
+        first_request: how many requests were compared up to the first that differed.
+        first_step: at which of its tokens, counted from 0.
+        module: pattern of the module that it sits in; ``None`` for a fault that sits in none.
+        localized: the module that ``localize`` named; ``None`` where that was not tried.
+        error: why the run gave no answer; empty when it did.
+    """
+
+    id: str
+    class_: str = Field(alias="class")
+    source: str
+    model: str
+    caught: bool
+    checks: tuple[str, ...]
+    first_request: Count | None
+    first_step: Count | None
+    module: str | None
+    localized: str | None = None
+    error: str = ""
+
+
+class SelfTest(Record):
+    """The result of ``bi-harness selftest``.
+
+    Attributes:
+        schema_: the version of this schema.
+        suite: that was tried.
+        suite_digest: of what gives the suite its power, see ``runner.provenance.power_digest``.
+        device, mode, profile, vllm: what it ran on.
+        started, finished: UTC, ISO 8601.
+        faults: in the order of the registry.
+        score: share of the faults that were caught, in [0, 1]; ``None`` when none was tried.
+        clean_runs: runs without a fault that came to their end.
+        false_alarms: those of them in which a check failed.
+        unsound: why a run without a fault gave no answer, a line for each such run.
+    """
+
+    schema_: Literal["bi-harness/selftest/1"] = Field(default="bi-harness/selftest/1", alias="schema")
+    suite: str
+    suite_digest: Digest
+    device: str
+    mode: str
+    profile: str
+    vllm: str
+    started: str
+    finished: str
+    faults: tuple[FaultResult, ...]
+    score: Annotated[float, Field(ge=0, le=1)] | None
+    clean_runs: Count
+    false_alarms: Count
+    unsound: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def without_answer(statement: Statement, fault: str | None) -> str:
+    """Why a selftest's run shows nothing of its fault (or of having none); empty when it does.
+
+    Every engine must have had exactly that fault, and every check must have compared what it is there to
+    compare. That no control ran is as it should be.
+    """
+    result = statement.predicate.bi_harness
+    if result.interrupted:
+        return "it was interrupted"
+    if not result.effective:
+        return "no engine started: " + (result.checks[0].reason if result.checks else "no check was planned")
+    for arm in result.effective:
+        if (got := arm.config.get("planted_fault")) != fault:
+            return (
+                f"the {arm.arm} engine of {arm.unit} has {got or 'no fault'} planted, not {fault or 'none'}"
+            )
+    for check in result.checks:
+        if check.status == "fail":
+            continue
+        if check.status == "error" or check.evidence is None:
+            return f"{check.check}: {check.status}: {check.reason}"
+        # A fault may keep a batch from forming no more than anything else.
+        if why := weakness(check.evidence):
+            return f"{check.check}: {why}"
+    return ""
+
+
+def failed(statement: Statement) -> list[CheckResult]:
+    """The checks in which bits differed."""
+    return [check for check in statement.predicate.bi_harness.checks if check.status == "fail"]
+
+
+def first_difference(checks: Sequence[CheckResult]) -> tuple[int, int] | None:
+    """How many requests were compared up to the first that differed, and at which of its tokens it did.
+
+    Args:
+        checks: of one run, in the order in which they ran.
+    """
+    before = 0
+    for check in checks:
+        evidence = check.evidence
+        if evidence is None:
+            continue
+        batched = evidence.batches[1:]
+        if differs(evidence) and (first := evidence.first_divergence) is not None:
+            earlier = batched[: max(0, (first.arm or 1) - 1)]
+            return before + sum(b.prompts for b in earlier) + first.prompt + 1, first.step
+        before += sum(b.prompts for b in batched)
+    return None
+
+
+def score(faults: Sequence[FaultResult]) -> float | None:
+    """The share that was caught, in [0, 1]; ``None`` of none."""
+    return sum(fault.caught for fault in faults) / len(faults) if faults else None
+
+
+def power_of(tried: SelfTest, digest_now: str) -> Power:
+    """What a certificate says of it."""
+    return Power(
+        suite=tried.suite,
+        faults=len(tried.faults),
+        caught=sum(fault.caught for fault in tried.faults),
+        clean_runs=tried.clean_runs,
+        false_alarms=tried.false_alarms,
+        device=tried.device,
+        vllm=tried.vllm,
+        measured=tried.finished,
+        current=tried.suite_digest == digest_now,
+    )

@@ -1,0 +1,86 @@
+"""``bi-harness selftest``: what the suite catches, against planted faults and against none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bi_harness.cli.options import AsJson, HardwareFile, ModelsFile, ModeName, SuitesDir
+from bi_harness.cli.run import EnginePython, Out, Seed
+
+if TYPE_CHECKING:
+    from bi_harness.certificate.events import Event
+
+Faults = Annotated[list[str] | None, typer.Option("--fault", help="Only this fault (repeatable).")]
+Clean = Annotated[int, typer.Option("--clean", min=0, help="Runs without a fault.")]
+FaultMode = Annotated[ModeName, typer.Option("--mode", help="Mode that the faults are tried in.")]
+Record = Annotated[
+    bool, typer.Option("--record", help="Keep the result with the suite; certificates then tell of it.")
+]
+
+
+def selftest(
+    fault: Faults = None,
+    clean: Clean = 20,
+    mode: FaultMode = ModeName.eager,
+    seed: Seed = 0,
+    engine_python: EnginePython = None,
+    out: Out = Path("reports"),
+    record: Record = False,
+    models_file: ModelsFile = None,
+    hardware_file: HardwareFile = None,
+    suites_dir: SuitesDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the suite against each planted fault, and without one, on real CPU engines.
+
+    Ends with 0 when every fault was caught and no clean run failed, 1 when not, 2 when interrupted,
+    4 for a wrong flag or without an engine, 6 when a run gave no answer.
+    """
+    from rich.console import Console
+
+    from bi_harness.cli.output import warn, write_json
+    from bi_harness.report.selftest_view import print_selftest
+    from bi_harness.runner.known_power import record as keep
+    from bi_harness.runner.progress import watching
+    from bi_harness.runner.run import stop_signals
+    from bi_harness.runner.selftest import SelfTestOptions, chosen, complete, exit_code
+    from bi_harness.runner.selftest import selftest as run_selftest
+    from bi_harness.spec.load import default_paths, load_spec
+
+    screen = Console(stderr=True)
+
+    @contextmanager
+    def headed(heading: str) -> Iterator[Callable[[Event], None]]:
+        screen.print(heading, style="bold", markup=False, highlight=False)
+        with watching(screen) as watch:
+            yield watch
+
+    paths = default_paths(models_file, hardware_file, suites_dir)
+    spec = load_spec(paths.models, paths.hardware, paths.suites)
+    options = SelfTestOptions(
+        faults=chosen(fault),
+        clean=clean,
+        mode=mode.value,
+        seed=seed,
+        out=out,
+        engine_python=engine_python,
+    )
+    with stop_signals() as stopped:
+        folder, result = run_selftest(options, spec, headed, stopped=stopped)
+        interrupted = stopped()
+    (folder / "selftest.json").write_text(result.to_json(), encoding="utf-8")
+    if as_json:
+        write_json(result.model_dump(mode="json", by_alias=True))
+    print_selftest(result, screen if as_json else Console())
+    screen.print(f"selftest.json: {folder / 'selftest.json'}", markup=False, highlight=False, soft_wrap=True)
+    if record:
+        if why := complete(result):
+            warn(f"not recorded: {why}")
+        else:
+            screen.print(f"recorded in {keep(spec, result)}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(exit_code(result, interrupted=interrupted))

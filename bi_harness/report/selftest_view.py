@@ -1,0 +1,61 @@
+"""The result of a self-test on a terminal: the table of faults, the score, the false alarms."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bi_harness.certificate.power import FaultResult, SelfTest
+from bi_harness.report.text import clean, count, plural
+
+
+def print_selftest(result: SelfTest, console: Console) -> None:
+    """Print it. Everything goes through ``Text``, never through rich's markup."""
+    if result.faults:
+        console.print(_table(result), markup=False, highlight=False, emoji=False)
+    for line in summary(result):
+        console.print(Text(line), soft_wrap=True)
+
+
+def summary(result: SelfTest) -> list[str]:
+    """What it comes to, a sentence a line."""
+    lines = []
+    if result.faults:
+        caught = sum(fault.caught for fault in result.faults)
+        lines.append(f"{count(caught)} of {plural(len(result.faults), 'planted fault')} caught.")
+    if result.clean_runs or result.unsound:
+        lines.append(
+            f"{plural(result.false_alarms, 'false alarm')} in {plural(result.clean_runs, 'clean run')}."
+        )
+    lines += [f"No answer from {clean(line, 500)}" for line in result.unsound]
+    lines += [f"No answer from {f.id}: {clean(f.error, 500)}" for f in result.faults if f.error]
+    return lines
+
+
+def _table(result: SelfTest) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", safe_box=True)
+    table.add_column("fault")
+    table.add_column("")
+    table.add_column("caught by", overflow="fold")
+    table.add_column("requests", justify="right")
+    table.add_column("token", justify="right")
+    table.add_column("sits in", overflow="fold")
+    for fault in result.faults:
+        word, style = _outcome(fault)
+        table.add_row(
+            Text(fault.id),
+            Text(word, style=style),
+            Text(", ".join(fault.checks) if fault.caught else ""),
+            Text("" if fault.first_request is None else count(fault.first_request)),
+            Text("" if fault.first_step is None else count(fault.first_step)),
+            Text(fault.module or ""),
+        )
+    return table
+
+
+def _outcome(fault: FaultResult) -> tuple[str, str]:
+    if fault.caught:
+        return "caught", "green"
+    return ("no answer", "bold yellow") if fault.error else ("missed", "bold red")

@@ -1,0 +1,231 @@
+"""``bi-harness selftest``: the suite against each planted fault, and against none.
+
+Each run is one of ``bi-harness run``, on a real CPU engine in a process of its own, with the fault planted in
+the treatment. It has no control: a fault is caught when a check fails, and a clean run that fails is a false
+alarm, whatever stock vLLM does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bi_harness.certificate.events import Event
+from bi_harness.certificate.power import (
+    FaultResult,
+    SelfTest,
+    failed,
+    first_difference,
+    score,
+    without_answer,
+)
+from bi_harness.certificate.statement import Statement
+from bi_harness.errors import UsageError
+from bi_harness.exits import ExitCode
+from bi_harness.invariance.faults.registry import FAULTS, Fault
+from bi_harness.runner.journal import now
+from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.run import RunOptions, execute, prepare
+from bi_harness.spec.load import Spec
+from bi_harness.spec.types import Mode
+
+DEVICE = "cpu"
+SUITE = "batch_invariance"
+CLEAN_MODEL = "qwen3-tiny"
+CLEAN_RUNS = 20
+"""Runs without a fault that a full selftest makes."""
+
+Watching = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
+"""Called with a run's heading; gives what takes its events."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestOptions:
+    """What was asked for.
+
+    Attributes:
+        faults: to try, in the order of the registry.
+        clean: runs without a fault, in turn eager and compiled, each with another seed.
+        mode: that the faults are tried in.
+        seed: of the workload; that of the first clean run.
+        out: a folder for the runs is made under ``out/selftest``.
+        engine_python: the interpreter that has vLLM; ``None`` for this one.
+    """
+
+    faults: tuple[Fault, ...]
+    clean: int
+    mode: Mode
+    seed: int
+    out: Path
+    engine_python: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the suite: its place on disk, its heading, what is planted, and where."""
+
+    name: str
+    heading: str
+    model: str
+    mode: Mode
+    seed: int
+    fault: str | None = None
+
+
+def chosen(names: Sequence[str] | None) -> tuple[Fault, ...]:
+    """The faults of that name; all without names.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    for name in names or ():
+        if name not in FAULTS:
+            raise UsageError(f'there is no fault "{name}". There are: {", ".join(FAULTS)}')
+    return tuple(fault for fault in FAULTS.values() if not names or fault.id in names)
+
+
+def selftest(
+    options: SelfTestOptions, spec: Spec, watching: Watching, *, stopped: Callable[[], bool]
+) -> tuple[Path, SelfTest]:
+    """Run the suite with each fault, then without any.
+
+    Returns:
+        The folder of the runs, and what they say. A run that was not made because of ``stopped`` is missing.
+
+    Raises:
+        UsageError: no engine, or nothing to do.
+        NothingToRun: the suite has no check for the model.
+    """
+    if not options.faults and not options.clean:
+        raise UsageError("selftest with no fault and no clean run has nothing to do")
+    folder = (
+        options.out.absolute() / "selftest" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    )
+    started = now()
+    faults: list[FaultResult] = []
+    unsound: list[str] = []
+    clean = alarms = 0
+    vllm = ""
+    for run in _runs(options):
+        if stopped():
+            break
+        _, statement = _execute(run, options, spec, folder, watching, stopped)
+        vllm = vllm or _vllm(statement)
+        why = without_answer(statement, run.fault)
+        if run.fault is not None:
+            faults.append(_fault_result(FAULTS[run.fault], statement, why))
+        elif failed(statement):
+            clean, alarms = clean + 1, alarms + 1
+        elif why:
+            unsound.append(f"{run.name}: {why}")
+        else:
+            clean += 1
+    return folder, SelfTest(
+        suite=SUITE,
+        suite_digest=power_digest(spec, SUITE),
+        device=DEVICE,
+        mode=options.mode,
+        profile="smoke",
+        vllm=vllm,
+        started=started,
+        finished=now(),
+        faults=tuple(faults),
+        score=score(faults),
+        clean_runs=clean,
+        false_alarms=alarms,
+        unsound=tuple(unsound),
+    )
+
+
+def complete(result: SelfTest) -> str:
+    """Why the result may not stand for the suite's power; empty when it may."""
+    if missing := FAULTS.keys() - {fault.id for fault in result.faults}:
+        return f"{len(missing)} of {len(FAULTS)} faults were not tried"
+    if errors := [fault for fault in result.faults if fault.error]:
+        return f"{errors[0].id} gave no answer: {errors[0].error}"
+    if result.unsound:
+        return f"a clean run gave no answer: {result.unsound[0]}"
+    if result.clean_runs < CLEAN_RUNS:
+        return f"{result.clean_runs} clean runs, and {CLEAN_RUNS} are needed"
+    return ""
+
+
+def exit_code(result: SelfTest, *, interrupted: bool) -> ExitCode:
+    """What the command ends with."""
+    if result.false_alarms or any(not f.caught and not f.error for f in result.faults):
+        return ExitCode.NOT_CERTIFIED
+    if interrupted:
+        return ExitCode.INTERRUPTED
+    if result.unsound or any(f.error for f in result.faults):
+        return ExitCode.INCONCLUSIVE
+    return ExitCode.CERTIFIED
+
+
+def _runs(options: SelfTestOptions) -> Iterator[_Run]:
+    for number, fault in enumerate(options.faults, start=1):
+        heading = f"fault {number}/{len(options.faults)} {fault.id}: {fault.title}"
+        yield _Run(fault.id, heading, fault.model, options.mode, options.seed, fault.id)
+    modes: tuple[Mode, Mode] = ("eager", "compile")
+    for number in range(options.clean):
+        name = f"clean-{number + 1:02}"
+        heading = f"clean run {number + 1}/{options.clean}"
+        yield _Run(name, heading, CLEAN_MODEL, modes[number % 2], options.seed + number)
+
+
+def _execute(
+    run: _Run,
+    options: SelfTestOptions,
+    spec: Spec,
+    folder: Path,
+    watching: Watching,
+    stopped: Callable[[], bool],
+) -> tuple[Path, Statement]:
+    prepared = prepare(
+        RunOptions(
+            device=DEVICE,
+            out=folder / run.name,
+            models=(run.model,),
+            suites=(SUITE,),
+            modes=(run.mode,),
+            seed=run.seed,
+            engine_python=options.engine_python,
+            fault=run.fault,
+            control=False,
+        ),
+        spec,
+    )
+    with watching(run.heading) as watch:
+        return execute(prepared, watch, stopped=stopped)
+
+
+def _fault_result(fault: Fault, statement: Statement, why: str) -> FaultResult:
+    checks = failed(statement)
+    first = first_difference(statement.predicate.bi_harness.checks)
+    # Of a fault that was not there, or not it alone, nothing was caught.
+    planted = all(
+        arm.config.get("planted_fault") == fault.id for arm in statement.predicate.bi_harness.effective
+    )
+    caught = bool(checks) and planted
+    return FaultResult.model_validate(
+        {
+            "id": fault.id,
+            "class": fault.title,
+            "source": fault.source,
+            "model": fault.model,
+            "caught": caught,
+            "checks": tuple(check.check for check in checks),
+            "first_request": first[0] if first and caught else None,
+            "first_step": first[1] if first and caught else None,
+            "module": fault.module,
+            # Once it is caught, checks that could not run beside it change nothing.
+            "error": "" if caught else why,
+        }
+    )
+
+
+def _vllm(statement: Statement) -> str:
+    return next((str(arm.config["vllm"]) for arm in statement.predicate.bi_harness.effective), "")
