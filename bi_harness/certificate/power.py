@@ -89,6 +89,8 @@ def without_answer(statement: Statement, fault: str | None) -> str:
         return "it was interrupted"
     if not result.effective:
         return "no engine started: " + (result.checks[0].reason if result.checks else "no check was planned")
+    if not result.checks:
+        return "it had no check"
     for arm in result.effective:
         if (got := arm.config.get("planted_fault")) != fault:
             return (
@@ -103,6 +105,12 @@ def without_answer(statement: Statement, fault: str | None) -> str:
         if why := weakness(check.evidence):
             return f"{check.check}: {why}"
     return ""
+
+
+def planted_faults(statement: Statement) -> set[str]:
+    """The faults that its engines had."""
+    found = {arm.config.get("planted_fault") for arm in statement.predicate.bi_harness.effective}
+    return {str(fault) for fault in found if fault}
 
 
 def failed(statement: Statement) -> list[CheckResult]:

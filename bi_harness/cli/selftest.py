@@ -45,6 +45,7 @@ def selftest(
 
     from bi_harness.cli.output import warn, write_json
     from bi_harness.report.selftest_view import print_selftest
+    from bi_harness.report.write import replace_file
     from bi_harness.runner.known_power import record as keep
     from bi_harness.runner.progress import watching
     from bi_harness.runner.run import stop_signals
@@ -56,7 +57,7 @@ def selftest(
 
     @contextmanager
     def headed(heading: str) -> Iterator[Callable[[Event], None]]:
-        screen.print(heading, style="bold", markup=False, highlight=False)
+        screen.print(heading, style="bold", markup=False, highlight=False, emoji=False)
         with watching(screen) as watch:
             yield watch
 
@@ -73,14 +74,26 @@ def selftest(
     with stop_signals() as stopped:
         folder, result = run_selftest(options, spec, headed, stopped=stopped)
         interrupted = stopped()
-    (folder / "selftest.json").write_text(result.to_json(), encoding="utf-8")
+    path = replace_file(folder / "selftest.json", result.to_json())
     if as_json:
         write_json(result.model_dump(mode="json", by_alias=True))
     print_selftest(result, screen if as_json else Console())
-    screen.print(f"selftest.json: {folder / 'selftest.json'}", markup=False, highlight=False, soft_wrap=True)
+    screen.print(
+        f"selftest.json: {path}",
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+    )
     if record:
         if why := complete(result):
             warn(f"not recorded: {why}")
         else:
-            screen.print(f"recorded in {keep(spec, result)}", markup=False, highlight=False, soft_wrap=True)
+            screen.print(
+                f"recorded in {keep(spec, result)}",
+                markup=False,
+                highlight=False,
+                emoji=False,
+                soft_wrap=True,
+            )
     raise typer.Exit(exit_code(result, interrupted=interrupted))

@@ -141,7 +141,7 @@ def differs(evidence: Evidence) -> str:
     e = evidence
     if not (e.differing_prompts or e.differing_steps or e.differing_values or e.first_divergence):
         return ""
-    sizes = "/".join(str(b.batch_size) for b in e.batches[1:])
+    sizes = "/".join(dict.fromkeys(str(b.batch_size) for b in e.batches[1:]))
     return (
         f"{e.differing_prompts} of {e.prompts} prompts differ between batch size 1 and {sizes}: "
         f"{e.differing_values} of {e.values} logprobs, by up to {e.max_ulp} ULP"

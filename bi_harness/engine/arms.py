@@ -23,7 +23,13 @@ class References:
         self._alone: dict[Request, tuple[Observations, StepSummary]] = {}
 
     def missing(self, subjects: Sequence[Request]) -> ArmPlan | None:
-        """The arm that is still to be run: each request that is not known yet, alone. ``None`` for none."""
+        """The arm that is still to be run: each request that is not known yet, alone. ``None`` for none.
+
+        Raises:
+            ValueError: a subject has several sequences, which would not run alone.
+        """
+        if any(request.n != 1 for request in subjects):
+            raise ValueError("a subject has one sequence; those of a request with n > 1 are rows of an arm")
         unknown = [r for r in dict.fromkeys(subjects) if r not in self._alone]
         return together("alone", unknown, 1) if unknown else None
 

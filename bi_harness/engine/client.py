@@ -91,6 +91,7 @@ class EngineClient:
         Raises:
             InfrastructureError: when the process cannot be started.
         """
+        self._stopping = False
         self._folder.mkdir(parents=True, exist_ok=True)
         config_path = self._folder / "engine.json"
         config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")

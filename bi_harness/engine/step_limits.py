@@ -64,6 +64,8 @@ def apply(scheduler: Any, folder: str) -> None:
     if limits == held.limits:
         return
     pool = scheduler.kv_cache_manager.block_pool
+    # Whatever is missing is missed before anything is changed.
+    _ = (scheduler.max_num_scheduled_tokens, pool.get_num_free_blocks, pool.get_new_blocks, pool.free_blocks)
     if held.step_tokens is not None:
         scheduler.max_num_scheduled_tokens, held.step_tokens = held.step_tokens, None
     if held.blocks:

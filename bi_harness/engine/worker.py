@@ -234,7 +234,7 @@ def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> di
 def _hold(llm: Any, limits: Limits, burst: list[Request]) -> None:
     """Hold the scheduler to the limits; none ends those before."""
     free = None
-    if limits.kv_growth is not None:
+    if limits.kv_growth is not None and burst:
         size = int(llm.llm_engine.vllm_config.cache_config.block_size)
         prompts = sum(-(-(len(r.prompt) + 1) // size) for r in burst)
         whole = [-(-(len(r.prompt) + r.max_tokens) // size) for r in burst]
@@ -309,7 +309,9 @@ def _sampling(request: Request) -> Any:
         seed=request.seed,
         top_p=request.top_p,
         top_k=request.top_k,
+        min_p=request.min_p,
         presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
         repetition_penalty=request.repetition_penalty,
         logprobs=request.top_k_logprobs,
         prompt_logprobs=request.top_k_logprobs if request.score else None,

@@ -60,7 +60,7 @@ def _print(console: Console, item: Table | Panel | Text | Padding, wrap: bool = 
     console.print(item, soft_wrap=not wrap, markup=False, highlight=False, emoji=False)
 
 
-def _plain(console: Console, text: str) -> str:
+def plain(console: Console, text: str) -> str:
     """The text with what the terminal's encoding cannot show replaced, so that nothing raises."""
     return text.encode(console.encoding, errors="replace").decode(console.encoding)
 
@@ -76,40 +76,42 @@ def _table(statement: Statement, console: Console) -> Table:
             names = [figures.check for figures in cell.checks if figures.status == status]
             if names:
                 line.append("\n" if line else "").append(status, style=_STYLES[status])
-                line.append(_plain(console, f" {', '.join(names)}"))
-        table.add_row(Text(_plain(console, cell.cell)), line)
+                line.append(plain(console, f" {', '.join(names)}"))
+        table.add_row(Text(plain(console, cell.cell)), line)
     return table
 
 
 def _print_skips(statement: Statement, console: Console) -> None:
     for group in skip_groups(statement):
         line = f"skipped by {group.rule}: {plural(len(group.cells), 'cell')}. {clean(group.reason, 300)}"
-        _print(console, Text(_plain(console, line), style="dim"))
+        _print(console, Text(plain(console, line), style="dim"))
 
 
 def _print_finding(item: Finding, console: Console) -> None:
     _print(console, Text())
-    heading = Text.assemble((item.status, _STYLES[item.status]), _plain(console, f" {item.check} "))
-    heading.append(_plain(console, item.cell_label), style="dim")
+    heading = Text.assemble((item.status, _STYLES[item.status]), plain(console, f" {item.check} "))
+    heading.append(plain(console, item.cell_label), style="dim")
     _print(console, heading)
     log = f"log: {item.log}" if item.log else ""
     for line in (clean(item.reason, 1_000), item.figures, item.where, item.control, log):
         if line:
-            _print(console, Padding(Text(_plain(console, line)), (0, 0, 0, 2), expand=False))
-    _print(console, Text(_plain(console, f"  {item.command}"), style="cyan"), wrap=False)
+            _print(console, Padding(Text(plain(console, line)), (0, 0, 0, 2), expand=False))
+    _print(console, Text(plain(console, f"  {item.command}"), style="cyan"), wrap=False)
 
 
 def _banner(statement: Statement, console: Console) -> Panel:
     result = statement.predicate.bi_harness
     style = _VERDICT_STYLES[result.verdict]
     body = Text.assemble((facts.VERDICT_WORDS[result.verdict], style), "\n")
+    power = facts.power_label(statement)
     lines = [
         clean(result.why, 1_000),
         f"{facts.device_label(statement)}, vLLM {facts.vllm_version(statement)}",
         f"Weights: {facts.weights_label(statement)}",
         f"Scope: {facts.scope_label(statement)}",
         f"Checks: {facts.counts_line(statement)}",
+        f"Power: {power}" if power else "",
         *facts.caveats(statement),
     ]
-    body.append(_plain(console, "\n".join(line for line in lines if line)))
+    body.append(plain(console, "\n".join(line for line in lines if line)))
     return Panel(body, border_style=style, expand=False, safe_box=True)

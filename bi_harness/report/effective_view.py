@@ -76,7 +76,7 @@ def _unit(
         settings.append(Setting(key, values, len(set(values)) > 1))
     return UnitSettings(
         unit=unit,
-        arms=tuple(arm.arm for arm in arms),
+        arms=tuple(f"{arm.arm} ({clean(arm.engine, 80)})" if arm.engine else arm.arm for arm in arms),
         starts=tuple(duration(arm.start_s) for arm in arms),
         settings=tuple(settings),
     )

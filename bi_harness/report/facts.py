@@ -100,12 +100,28 @@ def scope_label(statement: Statement) -> str:
     return f"only {chosen}, {profile}"
 
 
+def power_label(statement: Statement) -> str:
+    """What the suites are known to catch; empty where no suite has a self-test."""
+    lines = []
+    for power in statement.predicate.bi_harness.power:
+        where = f"self-test on {clean(power.device, 80)}, vLLM {clean(power.vllm, 80)}"
+        state = "" if power.current else ", of an earlier state of the suite"
+        lines.append(
+            f"{clean(power.suite, 80)} caught {power.caught:,} of {plural(power.faults, 'planted fault')}, "
+            f"{plural(power.false_alarms, 'false alarm')} in {plural(power.clean_runs, 'clean run')} "
+            f"({where}{state})"
+        )
+    return "; ".join(lines)
+
+
 def caveats(statement: Statement) -> tuple[str, ...]:
     """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
     result = statement.predicate.bi_harness
     found = []
     if result.interrupted:
         found.append("The run was interrupted before its end.")
+    planted = dict.fromkeys(str(arm.config.get("planted_fault") or "") for arm in result.effective)
+    found += [f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted if fault]
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
     if result.scope.weights == "synthetic" or any(

@@ -150,10 +150,10 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
         check=clean(check.check, 160) or "(unnamed)",
         status=check.status,
         reason=clean(check.reason, LONG_LIMIT),
-        where="" if first is None else where_sentence(first),
+        where="" if first is None else where_sentence(first, _arm_name(evidence, first)),
         figures="" if evidence is None else figures_sentence(evidence),
         control="" if control is None else control_sentence(control),
-        divergence=None if first is None else divergence_view(first),
+        divergence=None if first is None else divergence_view(first, _arm_name(evidence, first)),
         log=log,
         log_link=log if _SAFE_LOG.fullmatch(check.log or "") else "",
         command=clean(reproduce_command(statement, check), 2_000),
@@ -180,12 +180,19 @@ def control_sentence(control: Evidence) -> str:
     )
 
 
-def where_sentence(first: Divergence) -> str:
-    """The first divergent token in one line."""
+def _arm_name(evidence: Evidence | None, first: Divergence) -> str:
+    """The name of the arm that differs; empty where the certificate does not tell."""
+    if evidence is None or first.arm is None or first.arm >= len(evidence.batches):
+        return ""
+    return clean(evidence.batches[first.arm].name, 200)
+
+
+def where_sentence(first: Divergence, arm: str = "") -> str:
+    """The first divergent token in one line; ``arm`` is the name of its arm."""
     return (
         f"First at prompt {count(first.prompt)}, step {count(first.step)}, {column_name(first.rank)}, "
-        f"batch size {count(first.batch_size)}: {first.reference_bits} became {first.observed_bits} "
-        f"({count(first.ulp)} ULP)."
+        f"batch size {count(first.batch_size)}{f', {arm}' if arm else ''}: "
+        f"{first.reference_bits} became {first.observed_bits} ({count(first.ulp)} ULP)."
     )
 
 
@@ -196,14 +203,15 @@ def column_name(rank: int) -> str:
     return "sampled token's logprob" if rank == 0 else f"top-{count(rank)} logprob"
 
 
-def divergence_view(first: Divergence) -> DivergenceView:
-    """The first divergent token as a table."""
+def divergence_view(first: Divergence, arm: str = "") -> DivergenceView:
+    """The first divergent token as a table; ``arm`` is the name of its arm."""
     return DivergenceView(
         rows=(
             ("Prompt", f"{count(first.prompt)} ({plural(first.prompt_tokens, 'token')})"),
             ("Step", count(first.step)),
             ("Rank", f"{count(first.rank)} ({column_name(first.rank)})"),
             ("Batch size", count(first.batch_size)),
+            *([("Arm", arm)] if arm else []),
             ("Distance", f"{count(first.ulp)} ULP"),
         ),
         reference=_side(first.reference_token, first.reference_bits, first.reference_logprob),

@@ -77,6 +77,7 @@ def _head(statement: Statement) -> str:
         ("started", when(result.started)),
         ("run", result.run_id),
         ("checks", facts.counts_line(statement)),
+        *([("power", power)] if (power := facts.power_label(statement)) else []),
     )
     lines = [f"## {title}: {escape(facts.device_label(statement))}", ""]
     lines += [escape(result.why, 1_000) or "No reason was recorded.", ""]

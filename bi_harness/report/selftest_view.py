@@ -8,15 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from bi_harness.certificate.power import FaultResult, SelfTest
+from bi_harness.report.console import plain
 from bi_harness.report.text import clean, count, plural
 
 
 def print_selftest(result: SelfTest, console: Console) -> None:
     """Print it. Everything goes through ``Text``, never through rich's markup."""
     if result.faults:
-        console.print(_table(result), markup=False, highlight=False, emoji=False)
+        console.print(_table(result, console), markup=False, highlight=False, emoji=False)
     for line in summary(result):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(plain(console, line)), soft_wrap=True)
 
 
 def summary(result: SelfTest) -> list[str]:
@@ -34,23 +35,24 @@ def summary(result: SelfTest) -> list[str]:
     return lines
 
 
-def _table(result: SelfTest) -> Table:
+def _table(result: SelfTest, console: Console) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", safe_box=True)
-    table.add_column("fault")
-    table.add_column("")
+    # Folded, not shortened: the sign of what was left out is not in every encoding.
+    table.add_column("fault", overflow="fold")
+    table.add_column("", overflow="fold")
     table.add_column("caught by", overflow="fold")
-    table.add_column("requests", justify="right")
-    table.add_column("token", justify="right")
+    table.add_column("requests", justify="right", overflow="fold")
+    table.add_column("token", justify="right", overflow="fold")
     table.add_column("sits in", overflow="fold")
     for fault in result.faults:
         word, style = _outcome(fault)
         table.add_row(
-            Text(fault.id),
+            Text(plain(console, clean(fault.id, 80))),
             Text(word, style=style),
-            Text(", ".join(fault.checks) if fault.caught else ""),
+            Text(plain(console, ", ".join(fault.checks)) if fault.caught else ""),
             Text("" if fault.first_request is None else count(fault.first_request)),
             Text("" if fault.first_step is None else count(fault.first_step)),
-            Text(fault.module or ""),
+            Text(plain(console, clean(fault.module or "", 200))),
         )
     return table
 

@@ -32,10 +32,15 @@ def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
 
     Each file appears whole or not at all, and writing twice gives the same bytes.
     """
-    return {name: _replace(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
 
 
-def _replace(path: Path, content: str | bytes) -> Path:
+def replace_file(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all, its folder made where it is missing; returns its path.
+
+    Raises:
+        InfrastructureError: it cannot be written.
+    """
     data = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ class _Key:
 
     unit: str
     check: str = ""
+    suite: str = ""
 
 
 class Engines:
@@ -135,7 +136,7 @@ class Engines:
             return _Key(unit)
         # Checks that need the same engine share it, under the first one's name.
         same = (c for c in suite.checks if (c.engine_args, c.adapters) == (check.engine_args, check.adapters))
-        return _Key(unit, next(same).id)
+        return _Key(unit, next(same).id, cell.suite)
 
     def _fail(self, arm: ArmName, slot: _Slot, error: EngineError) -> None:
         assert self._key is not None

@@ -30,8 +30,15 @@ def known_power(spec: Spec, suites: Iterable[str]) -> tuple[Power, ...]:
             continue
         try:
             tried = SelfTest.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise UsageError(f"{path} is not the result of a selftest: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise UsageError(
+                f"{path} is not the result of a selftest: {where}: {first['msg']}. Make it anew with "
+                "`bi-harness selftest --record`, or remove it"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
         if tried.suite != suite:
             raise UsageError(f"{path} is of the suite {tried.suite}, not of {suite}")
         found.append(power_of(tried, power_digest(spec, suite)))

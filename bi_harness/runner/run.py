@@ -18,7 +18,7 @@ from typing import Any
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
-from bi_harness.certificate.statement import Scope, Statement
+from bi_harness.certificate.statement import Power, Scope, Statement
 from bi_harness.device.detect import detect
 from bi_harness.device.engine_probe import probe_engine
 from bi_harness.device.facts import HostFacts
@@ -99,6 +99,7 @@ class Prepared:
     host: HostFacts
     python: str
     selection: Selection
+    power: tuple[Power, ...] = ()
 
 
 def prepare(options: RunOptions, spec: Spec) -> Prepared:
@@ -106,7 +107,7 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
 
     Raises:
         WrongDevice: the host is not the device that was named.
-        UsageError: no engine, or a selection or workload that cannot be.
+        UsageError: no engine, a selection or workload that cannot be, or a suite's damaged self-test.
         NothingToRun: the selection leaves nothing.
     """
     host = detect()
@@ -151,7 +152,10 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
             model = spec.models[cell.model]
             if checkpoint_spec(model, options.weights, options.layers) is None and model.path is not None:
                 _see_checkpoint(model.id, Path(model.path), spec.paths.models)
-    return Prepared(options, spec, device, host, engine.executable, selection)
+    suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)
+    # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
+    power = known_power(spec, suites) if options.control else ()
+    return Prepared(options, spec, device, host, engine.executable, selection, power)
 
 
 def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
@@ -262,7 +266,7 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
             for planned in selection.plan.cells
         ),
         provenance=harness_provenance(run.spec, options.command, options.environment()),
-        power=known_power(run.spec, dict.fromkeys(c.suite for u in selection.plan.units for c in u.cells)),
+        power=run.power,
     )
 
 

@@ -7,6 +7,7 @@ alarm, whatever stock vLLM does.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,13 +21,14 @@ from bi_harness.certificate.power import (
     SelfTest,
     failed,
     first_difference,
+    planted_faults,
     score,
     without_answer,
 )
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
-from bi_harness.invariance.faults.registry import FAULTS, Fault
+from bi_harness.invariance.faults.registry import FAULTS, PLANT_VARIABLE, Fault
 from bi_harness.runner.journal import now
 from bi_harness.runner.provenance import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
@@ -102,6 +104,8 @@ def selftest(
     """
     if not options.faults and not options.clean:
         raise UsageError("selftest with no fault and no clean run has nothing to do")
+    if given := os.environ.get(PLANT_VARIABLE):
+        raise UsageError(f"{PLANT_VARIABLE}={given} is set: selftest plants faults itself; unset it")
     folder = (
         options.out.absolute() / "selftest" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     )
@@ -118,7 +122,7 @@ def selftest(
         why = without_answer(statement, run.fault)
         if run.fault is not None:
             faults.append(_fault_result(FAULTS[run.fault], statement, why))
-        elif failed(statement):
+        elif failed(statement) and not planted_faults(statement):
             clean, alarms = clean + 1, alarms + 1
         elif why:
             unsound.append(f"{run.name}: {why}")
@@ -206,10 +210,9 @@ def _fault_result(fault: Fault, statement: Statement, why: str) -> FaultResult:
     checks = failed(statement)
     first = first_difference(statement.predicate.bi_harness.checks)
     # Of a fault that was not there, or not it alone, nothing was caught.
-    planted = all(
-        arm.config.get("planted_fault") == fault.id for arm in statement.predicate.bi_harness.effective
-    )
-    caught = bool(checks) and planted
+    engines = statement.predicate.bi_harness.effective
+    planted = all(arm.config.get("planted_fault") == fault.id for arm in engines)
+    caught = bool(checks and engines) and planted
     return FaultResult.model_validate(
         {
             "id": fault.id,

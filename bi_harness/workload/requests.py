@@ -16,7 +16,8 @@ class Request:
         temperature: 0 for greedy.
         seed: of the request's own random stream; ``None`` for greedy.
         top_k_logprobs: how many logprobs a step reports beside the sampled token's own.
-        top_p, top_k, presence_penalty, repetition_penalty: as in vLLM's ``SamplingParams``; off by default.
+        top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty: as in vLLM's
+            ``SamplingParams``; off by default.
         n: sequences that it generates. Each is observed as a row of its own, with the seed ``seed + index``.
         score: number of tokens at the prompt's end whose logprobs are observed, as a prefill computes them,
             in place of those of generated tokens; 0 for an ordinary request.
@@ -32,7 +33,9 @@ class Request:
     top_k_logprobs: int
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     n: int = 1
     score: int = 0

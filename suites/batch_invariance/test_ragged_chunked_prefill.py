@@ -14,14 +14,14 @@ from bi_harness.workload.checkplan import CheckPlan, together
 from bi_harness.workload.requests import Limits
 
 SUBJECTS, STEPS = 8, 16
-TOGETHER = 4
-"""Requests that the smallest budget lets run together: the others' prefills take too many steps."""
+TOGETHER = 2
+"""The smallest budget lets few run together: the others' prefills take too many steps."""
 
 BUDGETS = (61, 200, 333)
 
 
 def plan(workload):
-    lengths = [300 + n for n in workload.numbers("chunked-lengths", SUBJECTS, 600)]
+    lengths = [330 + n for n in workload.numbers("chunked-lengths", SUBJECTS, 570)]
     subjects = tuple(
         workload.request(
             workload.prompt(f"chunked/{i}", min(length // (1 + i % 3), workload.longest_prompt)), STEPS

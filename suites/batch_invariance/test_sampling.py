@@ -17,6 +17,8 @@ SETTINGS = (
     {"temperature": 1.2, "top_p": 0.95, "top_k": 100},
     {"temperature": 0.7, "presence_penalty": 0.5},
     {"temperature": 0.9, "repetition_penalty": 1.1, "top_p": 0.8},
+    {"temperature": 1.0, "min_p": 0.02},
+    {"temperature": 0.8, "frequency_penalty": 0.4, "top_k": 50},
 )
 SEQUENCES = 2
 

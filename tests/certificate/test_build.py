@@ -9,8 +9,9 @@ import pytest
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import EVENTS, Event
+from bi_harness.certificate.power import power_of
 from bi_harness.certificate.records import CheckResult
-from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.statement import HarnessResult, Statement
 from bi_harness.errors import UsageError
 from tests.certificate.journals import (
     CELL,
@@ -29,6 +30,7 @@ from tests.certificate.journals import (
     sound,
     started,
 )
+from tests.certificate.selftests import engine, fault_result, tried
 
 
 def built(events: list[Event]) -> Statement:
@@ -176,6 +178,56 @@ def test_passes_of_a_unit_that_did_not_end_well_certify_nothing(outcome: str) ->
     assert "killed by SIGSEGV" in told.why
     without = built([e for e in sound() if e.type != "unit_finished"]).predicate.bi_harness
     assert without.verdict == "INCONCLUSIVE"
+
+
+PLANTED = {
+    "the only treatment": [engine("norm-256"), engine(arm="control")],
+    "one of two treatments": [engine(), engine("norm-256"), engine(arm="control")],
+    "the control": [engine(), engine("norm-256", arm="control")],
+    "without a control": [engine("norm-256")],
+}
+
+
+@pytest.mark.parametrize("engines", PLANTED.values(), ids=PLANTED.keys())
+def test_engines_with_a_planted_fault_certify_nothing(engines: list[Event]) -> None:
+    events = [*sound()[:2], *engines, *sound()[4:]]
+    statement = built(events)
+    told = statement.predicate.bi_harness
+    assert (told.verdict, statement.predicate.result) == ("INCONCLUSIVE", "FAILED")
+    assert told.why == "a fault was planted in its engines on purpose: norm-256"
+
+
+def test_a_planted_fault_is_named_beside_what_else_is_the_case() -> None:
+    def told(*results: CheckResult, **more: Any) -> HarnessResult:
+        events = sound(*results)
+        events[2:4] = [engine("norm-256"), engine("one-ulp"), engine("norm-256")]
+        return built([*events[:-1], end(**more)]).predicate.bi_harness
+
+    failed = told(result("fail"))
+    assert failed.verdict == "NOT_CERTIFIED"
+    assert failed.why.endswith("; a fault was planted in its engines on purpose: norm-256, one-ulp")
+    for other in (told(result("error")), told(result("inconclusive")), told(interrupted=True)):
+        assert other.verdict == "INCONCLUSIVE"
+        assert "norm-256, one-ulp" in other.why
+
+
+def test_an_engine_without_a_fault_says_so_or_nothing() -> None:
+    events = sound()
+    silent = engine()
+    said = silent.model_copy(
+        update={"arm": silent.arm.model_copy(update={"config": {"planted_fault": None}})}  # type: ignore[union-attr]
+    )
+    for one in (silent, said):
+        assert built([*events[:2], one, *events[3:]]).predicate.bi_harness.verdict == "CERTIFIED"
+
+
+def test_the_power_of_the_suites_is_the_runs_own_word() -> None:
+    power = power_of(tried(fault_result()), DIGEST)
+    told = built([started(power=(power,)), *sound()[1:]]).predicate.bi_harness
+    assert told.power == (power,)
+    # It is no part of the verdict.
+    assert told.verdict == built(sound()).predicate.bi_harness.verdict == "CERTIFIED"
+    assert built(sound()).predicate.bi_harness.power == ()
 
 
 def test_a_hollow_pass_certifies_nothing() -> None:

@@ -53,18 +53,28 @@ def die(how: str) -> None:
 
 
 def answer(requests: list[Request], order: list[int], width: int) -> dict[str, Any]:
-    """Request i's tokens are all its prompt's first token, so that the order can be told."""
+    """Request i's tokens are all its prompt's first token and, for its later sequences, those that follow, so
+    that the order can be told."""
     steps = max(r.max_tokens for r in requests)
-    ids = np.empty((len(order), steps, width), np.int32)
-    for row, index in enumerate(order):
-        ids[row] = requests[index].prompt[0]
+    tokens = [requests[index].prompt[0] + i for index in order for i in range(requests[index].n)]
+    ids = np.empty((len(tokens), steps, width), np.int32)
+    ids[:] = np.asarray(tokens, np.int32)[:, None, None]
     arrays = {
         "tokens": ids[:, :, 0],
-        "lengths": np.full(len(order), steps, np.int32),
+        "lengths": np.full(len(tokens), steps, np.int32),
         "ids": ids,
         "logprobs": ids.astype(np.float32),
     }
     return {name: protocol.encode_array(array) for name, array in arrays.items()}
+
+
+def wait_for_others(count: int) -> None:
+    """Until so many fakes were told to stop."""
+    with open(os.environ["TOLD"], "a", encoding="utf-8") as file:
+        file.write("x")
+    while os.path.getsize(os.environ["TOLD"]) < count:
+        time.sleep(0.02)
+    print("all were told", flush=True)
 
 
 def main() -> int:
@@ -84,7 +94,12 @@ def main() -> int:
         command = protocol.decode_line(line)
         if command["do"] == "stop":
             print("told to stop", flush=True)
+            if before == "stop_together":
+                wait_for_others(2)
+            if before == "stop_slowly":
+                time.sleep(600)
             return 0
+        print("command", json.dumps({k: v for k, v in command.items() if k != "requests"}), flush=True)
         requests = [Request.from_json(r) for r in command["requests"]]
         bursts = [[member[0] for member in burst] for burst in command["bursts"]]
         say({"event": "progress", "done": 1, "of": len(bursts)})

@@ -1,8 +1,10 @@
-"""What an arm's bursts reached."""
+"""What an arm's bursts reached, which rows are its subjects', and what a scoring arm sends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from hypothesis import strategies as st
 from bi_harness.certificate.records import BatchReached
 from bi_harness.compare.evidence import Arm
 from bi_harness.compare.observations import Observations
-from bi_harness.engine.arms import References, batch_reached, needed
+from bi_harness.engine.arms import References, batch_reached, needed, rows, run_arm, scored
+from bi_harness.engine.client import Burst
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.prompts import make_requests
+from bi_harness.workload.requests import Limits, Member, Request
+from tests.compare.made import observations
 
 REQUESTS = make_requests(seed=1, count=40, steps=2, top_k=1, vocab_size=99, longest=9)
 
@@ -113,3 +118,198 @@ def test_what_a_check_needs_is_summed_over_its_arms() -> None:
         ("mixed_steps", 3, 3),
         ("aborted", 1, 0),
     ]
+
+
+def sampled(count: int, n: int, steps: int = 2) -> tuple[Request, ...]:
+    """Requests of ``n`` sequences each."""
+    return tuple(Request((1, 2, i), steps, 0.8, 10 * i, 1, n=n) for i in range(count))
+
+
+def of_sequences() -> ArmPlan:
+    """Two requests of three sequences and two of one, in two bursts; the subjects are sequences."""
+    requests = (*sampled(2, 3), *sampled(2, 1))
+    bursts = ((Member(2), Member(0)), (Member(3), Member(1)))
+    return ArmPlan("sequences", requests, bursts, (5, 0, 7), batch_size=4)
+
+
+def test_a_request_counts_as_many_as_its_sequences() -> None:
+    arm = of_sequences()
+    assert batch_reached(arm, [step(4), step(3)]).max_requests == 3
+    assert batch_reached(replace(arm, batch_size=5), [step(4), step(4)]).max_requests == 0
+    found = batch_reached(arm, [step(4), step(4)])
+    assert (found.max_requests, found.prompts, found.name) == (4, 3, "sequences")
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(1, 12))
+def test_a_burst_is_whole_when_its_sequences_are_enough(numbers: list[int], size: int) -> None:
+    requests = tuple(Request((i,), 2, 0.8, i, 1, n=n) for i, n in enumerate(numbers))
+    burst = tuple(Member(i) for i in range(len(requests)))
+    reached = batch_reached(ArmPlan("x", requests, (burst,), (0,), size), [step(sum(numbers))])
+    assert reached.max_requests == (sum(numbers) if sum(numbers) >= size else 0)
+
+
+class Stub:
+    """Stands for an engine: row i of what it gives holds i everywhere."""
+
+    def __init__(self, peaks: Sequence[int], steps: int = 2) -> None:
+        self.peaks, self.steps = peaks, steps
+        self.asked: dict[str, Any] = {}
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[Member]],
+        *,
+        timeout_s: float,
+        progress: Callable[[int, int], None],
+        limits: Limits | None,
+    ) -> Burst:
+        self.asked = {"requests": requests, "bursts": bursts, "timeout_s": timeout_s, "limits": limits}
+        progress(1, len(bursts))
+        count = sum(r.n for r in requests)
+        tokens = np.repeat(np.arange(count, dtype=np.int32)[:, None], self.steps, axis=1)
+        ids = np.repeat(tokens[:, :, None], 2, axis=2)
+        lengths = np.asarray([min(r.observed, self.steps) for r in requests for _ in range(r.n)], np.int32)
+        seen = Observations(tokens, lengths, ids, ids.astype(np.float32))
+        return Burst(seen, tuple(step(peak) for peak in self.peaks), 0.5)
+
+
+def ran(engine: Stub, arm: ArmPlan, **options: Any) -> tuple[Arm, tuple[StepSummary, ...]]:
+    return run_arm(engine, arm, **{"timeout_s": 9.0, **options})  # type: ignore[arg-type]
+
+
+def test_an_arm_gives_its_subjects_sequences_in_the_checks_order() -> None:
+    found, steps = ran(Stub([4, 4]), of_sequences())
+    assert found.observations.tokens[:, 0].tolist() == [5, 0, 7]
+    assert found.observations.ids[:, -1, -1].tolist() == [5, 0, 7]
+    assert (found.batch.max_requests, found.batch.prompts) == (4, 3)
+    assert steps == (step(4), step(4))
+
+
+def test_an_arm_asks_for_what_its_plan_says() -> None:
+    engine, seen = Stub([4, 4]), []
+    arm = replace(of_sequences(), limits=Limits(step_tokens=61))
+    ran(engine, arm, timeout_s=7.5, progress=lambda done, of: seen.append((done, of)))
+    assert engine.asked == {
+        "requests": arm.requests,
+        "bursts": arm.bursts,
+        "timeout_s": 7.5,
+        "limits": Limits(step_tokens=61),
+    }
+    assert seen == [(1, 2)]
+    ran(engine, of_sequences())
+    assert engine.asked["limits"] is None
+
+
+def test_an_arm_is_as_wide_as_its_longest_subject_and_not_as_its_neighbours() -> None:
+    requests = (*sampled(1, 2, steps=3), *sampled(1, 1, steps=9))
+    arm = ArmPlan("x", requests, ((Member(1), Member(0)),), (1,), 3)
+    found, _ = ran(Stub([3], steps=9), arm)
+    assert found.observations.tokens.tolist() == [[1, 1, 1]]
+    wider, _ = ran(Stub([3], steps=9), replace(arm, subjects=(1, 2)))
+    assert wider.observations.tokens.shape == (2, 9)
+    assert wider.observations.lengths.tolist() == [3, 9]
+
+
+def test_a_subject_that_is_no_row_is_an_error() -> None:
+    with pytest.raises(IndexError):
+        ran(Stub([4, 4]), replace(of_sequences(), subjects=(8,)))
+
+
+@given(st.lists(st.integers(0, 4), max_size=8), st.integers(0, 3))
+def test_rows_are_those_that_were_chosen_as_often_as_they_were(chosen: list[int], more: int) -> None:
+    made = observations(5, 3, 2, lengths=[3, 1, 0, 2, 3])
+    found = rows(made, chosen, 3 + more)
+    assert found.tokens.shape == (len(chosen), 3 + more)
+    assert found.lengths.tolist() == [int(made.lengths[row]) for row in chosen]
+    for place, row in enumerate(chosen):
+        assert np.array_equal(found.tokens[place, :3], made.tokens[row])
+        assert np.array_equal(found.ids[place, :3], made.ids[row])
+        assert found.logprobs[place, :3].tobytes() == made.logprobs[row].tobytes()
+
+
+def test_rows_are_cut_to_their_own_steps_and_no_further() -> None:
+    made = observations(2, 5, 2, lengths=[2, 5])
+    assert rows(made, [0], 2).tokens.shape == (1, 2)
+    with pytest.raises(ValueError, match="a request has 5 steps"):
+        rows(made, [0, 1], 2)
+    with pytest.raises(IndexError):
+        rows(made, [2], 5)
+
+
+def test_references_of_different_lengths_stand_side_by_side() -> None:
+    short, long = Request((1,), 1, 0.0, None, 1), Request((2,), 3, 0.0, None, 1)
+    references = References()
+    arm = references.missing([short, long])
+    assert arm is not None
+    found, steps = ran(Stub([1, 1], steps=3), arm)
+    references.add(arm, found, steps)
+    both = references.arm([long, short, long]).observations
+    assert both.lengths.tolist() == [3, 1, 3]
+    assert both.tokens.tolist() == [[1, 1, 1], [0, -1, -1], [1, 1, 1]]
+    assert both.ids[1, :, 0].tolist() == [0, -1, -1]
+    # Alone, the short one has no room for steps that it does not make.
+    assert references.arm([short]).observations.tokens.tolist() == [[0]]
+
+
+def test_references_of_several_arms_of_different_lengths_stand_side_by_side() -> None:
+    references = References()
+    for length in (4, 1, 2):
+        arm = references.missing([Request((length,), length, 0.0, None, 1)])
+        assert arm is not None
+        references.add(arm, *ran(Stub([1], steps=length), arm))
+    subjects = [Request((length,), length, 0.0, None, 1) for length in (1, 2, 4)]
+    assert references.missing(subjects) is None
+    assert references.arm(subjects).observations.lengths.tolist() == [1, 2, 4]
+    assert references.arm(subjects).observations.tokens.shape == (3, 4)
+
+
+def test_the_same_prompt_with_other_steps_is_another_reference() -> None:
+    references = References()
+    arm = references.missing(REQUESTS[:1])
+    assert arm is not None
+    references.add(arm, *alone([3]))
+    assert references.missing([replace(REQUESTS[0], max_tokens=9)]) is not None
+
+
+def scoring(*places: int) -> ArmPlan:
+    """The subjects together, in that order."""
+    subjects = [REQUESTS[place] for place in places]
+    back = tuple(places.index(place) for place in sorted(places))
+    return replace(together("scored", subjects, len(places)), subjects=back, scored=True)
+
+
+def test_a_scoring_arm_continues_each_prompt_with_what_it_gave_alone() -> None:
+    subjects, given_ = REQUESTS[:3], observations(3, 2, 2)
+    made = scored(scoring(2, 0, 1), subjects, given_)
+    assert made.bursts == scoring(2, 0, 1).bursts
+    assert made.subjects == (1, 2, 0)
+    for place, subject in enumerate(subjects):
+        request = made.requests[made.subjects[place]]
+        assert request.prompt == subject.prompt + tuple(given_.tokens[place].tolist())
+        assert all(type(token) is int for token in request.prompt)
+        assert (request.score, request.observed, request.max_tokens) == (2, 2, 1)
+
+
+def test_a_scoring_arm_samples_nothing() -> None:
+    subject = Request((1, 2), 2, 0.8, 7, 3, top_p=0.9)
+    made = scored(together("scored", [subject], 1), [subject], observations(1, 2, 2)).requests[0]
+    assert (made.temperature, made.seed, made.top_k_logprobs) == (0.0, None, 3)
+
+
+def test_a_scoring_arm_has_no_neighbours() -> None:
+    arm = replace(together("company", REQUESTS[:3], 3), subjects=(0, 1))
+    with pytest.raises(ValueError, match="company: an arm that scores has no neighbours"):
+        scored(arm, REQUESTS[:2], observations(2, 2, 2))
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_subject_that_ended_early_is_not_scored(length: int) -> None:
+    with pytest.raises(ValueError, match=f"scored: a subject generated {length} of 2 tokens"):
+        scored(scoring(0, 1), REQUESTS[:2], observations(2, 2, 2, lengths=[2, length]))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_scoring_arm_of_other_subjects_is_refused(count: int) -> None:
+    with pytest.raises(ValueError):
+        scored(scoring(0, 1), REQUESTS[:count], observations(3, 2, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bi_harness.engine import client as client_module
-from bi_harness.engine.client import EngineClient, last_error_line, log_tail
+from bi_harness.engine.client import EngineClient, last_error_line, log_tail, row_order
 from bi_harness.engine.config import EngineConfig
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout, InfrastructureError
-from bi_harness.workload.requests import Request
+from bi_harness.workload.requests import Limits, Member, Request
+from tests.compare.made import observations
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -46,6 +50,7 @@ class Fakes:
                 "PATH": os.environ["PATH"],
                 "FAKE": how,
                 "PIDS": str(self.folder / "pids"),
+                "TOLD": str(self.folder / "told"),
                 # The fake needs numpy, which the real engine's interpreter has.
                 "PYTHONPATH": os.pathsep.join(p for p in sys.path if "site-packages" in p),
                 **env,
@@ -54,7 +59,8 @@ class Fakes:
         }
         names = set(EngineConfig.__dataclass_fields__)
         fields |= dict.fromkeys(names - set(fields))
-        made = EngineClient(EngineConfig(**fields), self.folder / "engine", self.folder / "engine.log")
+        name = f"engine-{len(self.made)}"
+        made = EngineClient(EngineConfig(**fields), self.folder / name, self.folder / f"{name}.log")
         self.made.append(made)
         return made
 
@@ -247,6 +253,128 @@ def test_large_messages_go_both_ways(fakes: Fakes) -> None:
     assert burst.observations.ids.shape == (60, 2, 20_000)
     assert np.array_equal(burst.observations.ids[:, 1, -1], np.arange(100, 160))
     assert time.monotonic() - started < 60
+
+
+def commands(client: EngineClient) -> list[dict[str, Any]]:
+    """What the fake was told to do, but for the requests."""
+    lines = client.log.read_text().splitlines()
+    return [json.loads(line.removeprefix("command ")) for line in lines if line.startswith("command ")]
+
+
+def test_limits_are_sent_with_the_bursts_that_they_are_for(fakes: Fakes) -> None:
+    client = fakes.ready()
+    for limits in (Limits(step_tokens=61), Limits(kv_growth=0.25), Limits(), None):
+        client.generate(requests(), [[0, 1, 2]], timeout_s=30, limits=limits)
+    client.generate(requests(), [[0, 1, 2]], timeout_s=30)
+    sent = commands(client)
+    assert [command.get("limits") for command in sent] == [
+        {"step_tokens": 61, "kv_growth": None},
+        {"step_tokens": None, "kv_growth": 0.25},
+        {"step_tokens": None, "kv_growth": None},
+        None,
+        None,
+    ]
+    assert ["limits" in command for command in sent] == [True, True, True, False, False]
+
+
+def test_members_are_sent_with_their_arrivals_and_aborts(fakes: Fakes) -> None:
+    client = fakes.ready()
+    client.generate(requests(), [[Member(2, 3, 5), 0], [Member(1, arrival=4)]], timeout_s=30)
+    assert commands(client)[0]["bursts"] == [[[2, 3, 5], [0, 0, None]], [[1, 4, None]]]
+
+
+def test_a_requests_sequences_come_as_rows_in_request_order(fakes: Fakes) -> None:
+    client = fakes.ready()
+    some = [Request((10 * i,) * 3, 2, 0.8, i, 2, n=n) for i, n in enumerate((2, 1, 3))]
+    for bursts in ([[0, 1, 2]], [[2, 1, 0]], [[2], [0, 1]]):
+        burst = client.generate(some, bursts, timeout_s=30)
+        assert burst.observations.tokens[:, 0].tolist() == [0, 1, 10, 20, 21, 22]
+
+
+@given(st.lists(st.integers(1, 4), max_size=6), st.randoms(use_true_random=False))
+def test_rows_of_an_answer_go_to_their_requests(numbers: list[int], random: Any) -> None:
+    some = [Request((i,), 1, 0.8, i, 1, n=n) for i, n in enumerate(numbers)]
+    order = random.sample(range(len(some)), len(some))
+    wanted = [(index, i) for index, n in enumerate(numbers) for i in range(n)]
+    answered = [(index, i) for index in order for i in range(numbers[index])]
+    places = row_order(some, order)
+    assert sorted(places) == list(range(len(wanted)))
+    assert [wanted[place] for place in places] == answered
+    # The observations are put right by it.
+    made = observations(len(answered), 1, 1)
+    by_name = dict(zip(answered, made.tokens[:, 0].tolist(), strict=True))
+    assert made.reordered(places).tokens[:, 0].tolist() == [by_name[name] for name in wanted]
+
+
+def test_rows_of_requests_with_one_sequence_are_the_order_itself() -> None:
+    assert row_order(requests(4), [2, 0, 3, 1]) == [2, 0, 3, 1]
+    assert row_order([], []) == []
+
+
+def told(client: EngineClient) -> int:
+    return client.log.read_text().count("told to stop")
+
+
+def test_an_engine_that_was_asked_to_stop_is_told_once_and_ends_by_itself(fakes: Fakes) -> None:
+    client = fakes.ready()
+    pid = client.pid
+    assert pid is not None
+    client.ask_to_stop()
+    client.ask_to_stop()
+    assert client.pid == pid  # nothing was waited for
+    deadline = time.monotonic() + 20
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not runs(pid)
+    client.close()
+    assert client.pid is None
+    client.ask_to_stop()
+    client.close()
+    assert told(client) == 1
+
+
+def test_asking_does_not_wait(fakes: Fakes) -> None:
+    client = fakes.ready("stop_slowly")
+    started = time.monotonic()
+    client.ask_to_stop()
+    assert time.monotonic() - started < 2
+    assert client.pid is not None
+    client.close()  # it does not end by itself
+    assert client.pid is None
+
+
+def test_of_two_engines_both_are_told_before_one_is_waited_for(fakes: Fakes) -> None:
+    """Each ends when the other was told, and would else be killed after its time."""
+    two = [fakes.client("stop_together") for _ in range(2)]
+    for client in two:
+        client.spawn()
+    for client in two:
+        client.wait_ready(60)
+    for client in two:
+        client.ask_to_stop()
+    for client in two:
+        client.close()
+    assert [told(client) for client in two] == [1, 1]
+    assert ["all were told" in client.log.read_text() for client in two] == [True, True]
+
+
+def test_one_that_never_started_or_died_can_be_asked_to_stop(fakes: Fakes) -> None:
+    fakes.client().ask_to_stop()
+    for how in ("exit@idle", "deaf@idle"):
+        client = fakes.ready(how)
+        time.sleep(0.3)
+        client.ask_to_stop()
+        client.close()
+        assert client.pid is None
+    assert fakes.left() == []
+
+
+def test_an_engine_that_was_asked_to_stop_generates_no_more(fakes: Fakes) -> None:
+    client = fakes.ready()
+    client.ask_to_stop()
+    with pytest.raises(EngineDied):
+        client.generate(requests(), [[0, 1, 2]], timeout_s=30)
+    assert client.pid is None
 
 
 def test_closing_ends_it_and_its_children_and_may_be_done_twice(fakes: Fakes) -> None:

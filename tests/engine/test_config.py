@@ -10,8 +10,11 @@ import pytest
 
 from bi_harness.engine.config import EngineConfig, EngineSettings, checkpoint_spec, engine_config
 from bi_harness.errors import UsageError
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
 from bi_harness.spec.load import Spec
+from bi_harness.spec.suites import CheckSpec
+from bi_harness.workload.adapters import adapter_spec
 from bi_harness.workload.checkpoint import spec_digest
 
 CACHES = {"VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"}
@@ -32,6 +35,7 @@ def config(
     tp: int = 1,
     dp: int = 1,
     mode: Any = "eager",
+    check: CheckSpec | None = None,
     **changes: Any,
 ) -> EngineConfig:
     return engine_config(
@@ -43,17 +47,24 @@ def config(
         settings=settings(**changes),
         max_num_seqs=33,
         max_model_len=924,
+        check=check,
     )
 
 
+def own(**changes: Any) -> CheckSpec:
+    """A check whose engine is its own where ``changes`` say so."""
+    return CheckSpec(**{"id": "x", "test": "test_x.py::test_x", "summary": "X.", **changes})
+
+
+@pytest.mark.parametrize("mode", ["eager", "compile"])
 @pytest.mark.parametrize("device", ["cpu", "l4", "a100", "h100", "h200", "b200"])
 @pytest.mark.parametrize("environment", [{}, {"VLLM_BATCH_INVARIANT": "1", "BI_HARNESS_CPU_INVARIANCE": "1"}])
 def test_the_arms_differ_in_the_invariance_and_their_caches_alone(
-    spec: Spec, device: str, environment: dict[str, str]
+    spec: Spec, device: str, environment: dict[str, str], mode: str
 ) -> None:
     model = "qwen3-tiny" if device == "cpu" else "qwen3-1.7b"
     one, two = (
-        config(spec, arm, device=device, model=model, environment=environment)
+        config(spec, arm, device=device, model=model, environment=environment, mode=mode)
         for arm in ("treatment", "control")
     )
     assert one.llm == two.llm
@@ -62,10 +73,91 @@ def test_the_arms_differ_in_the_invariance_and_their_caches_alone(
     assert (one.invariance, two.invariance) == (True, False)
     invariance = spec.devices[device].invariance
     differing = {k for k in one.env | two.env if one.env.get(k) != two.env.get(k)}
-    assert differing == CACHES | set(invariance.on)
+    apart = {"VLLM_CACHE_ROOT"} if mode == "eager" else CACHES
+    assert differing == apart | set(invariance.on)
     for key, value in invariance.on.items():
         assert (one.env[key], two.env[key]) == (value, invariance.off[key])
-    assert not {one.env[k] for k in CACHES} & {two.env[k] for k in CACHES}
+    assert not {one.env[k] for k in apart} & {two.env[k] for k in apart}
+
+
+def test_the_arms_share_inductors_cache_in_eager_mode_alone(spec: Spec) -> None:
+    """A graph that was compiled with the invariance mode must not be taken for one without it."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    found = {
+        (mode, arm): config(spec, arm, mode=mode).env[name]
+        for mode in ("eager", "compile")
+        for arm in ("treatment", "control")
+    }
+    assert found["eager", "treatment"] == found["eager", "control"]
+    assert len(set(found.values())) == 3
+    assert all(folder.startswith("/compile/") for folder in found.values())
+
+
+@pytest.mark.parametrize("name", sorted(CACHES))
+def test_a_cache_of_the_environment_is_not_taken(spec: Spec, name: str) -> None:
+    assert config(spec, environment={name: "/home/cache"}).env[name].startswith("/compile/")
+
+
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+def test_a_planted_fault_is_in_what_is_tested_and_not_in_the_control(spec: Spec, device: str) -> None:
+    environment = {PLANT_VARIABLE: "gemm-m16", "PATH": "/bin"}
+    model = "qwen3-tiny" if device == "cpu" else "qwen3-1.7b"
+    one, two = (
+        config(spec, arm, device=device, model=model, environment=environment)
+        for arm in ("treatment", "control")
+    )
+    assert one.env[PLANT_VARIABLE] == "gemm-m16"
+    assert PLANT_VARIABLE not in two.env
+    assert two.env["PATH"] == "/bin"
+    assert environment[PLANT_VARIABLE] == "gemm-m16"
+    stock = config(spec, "control", device=device, model=model, environment={"PATH": "/bin"})
+    assert two == stock
+
+
+def test_nothing_is_planted_unless_it_is_asked_for(spec: Spec) -> None:
+    assert PLANT_VARIABLE not in config(spec).env
+
+
+def test_a_checks_own_arguments_go_over_the_suites_and_the_devices(spec: Spec) -> None:
+    check = own(
+        engine_args={
+            "enable_prefix_caching": False,
+            "gpu_memory_utilization": 0.5,
+            "max_num_seqs": 2,
+            "enable_lora": True,
+        }
+    )
+    for arm in ("treatment", "control"):
+        made, shared = config(spec, arm, check=check), config(spec, arm)
+        assert made.llm == {**shared.llm, **check.engine_args}
+        assert made.env == shared.env
+        assert "enable_lora" not in shared.llm
+
+
+def test_a_check_without_arguments_of_its_own_has_the_shared_engine(spec: Spec) -> None:
+    assert config(spec, check=own()) == config(spec, check=None)
+
+
+def test_a_checks_adapters_fit_the_checkpoint_that_runs(spec: Spec) -> None:
+    model = spec.models["qwen3-1.7b"]
+    for changes, layers in (({}, 28), ({"weights": "synthetic", "layers": 2}, 2)):
+        one, two = (config(spec, arm, check=own(adapters=3), **changes) for arm in ("treatment", "control"))
+        assert one.adapters == two.adapters == adapter_spec(model, layers, 3)
+        assert one.for_worker()["adapters"] == one.adapters
+
+
+def test_without_adapters_there_are_none_to_make(spec: Spec) -> None:
+    for check in (None, own(), own(engine_args={"enable_lora": True})):
+        assert config(spec, check=check).adapters is None
+        assert config(spec, check=check).for_worker()["adapters"] is None
+
+
+def test_the_shipped_lora_check_has_room_for_its_adapters(spec: Spec) -> None:
+    check = spec.suites["batch_invariance"].check("lora")
+    made = config(spec, check=check)
+    assert made.adapters is not None
+    assert made.llm["enable_lora"] is True
+    assert made.adapters["count"] <= made.llm["max_loras"]
 
 
 def test_a_named_model_runs_its_own_weights_at_its_revision(spec: Spec) -> None:
@@ -174,7 +266,7 @@ def test_memory_is_fixed_but_for_hybrid_models(spec: Spec) -> None:
 
 
 def test_what_the_worker_reads_is_json(spec: Spec) -> None:
-    for made in (config(spec), config(spec, weights="synthetic")):
+    for made in (config(spec), config(spec, weights="synthetic"), config(spec, check=own(adapters=2))):
         read = json.loads(json.dumps(made.for_worker()))
         assert read == made.for_worker()
-        assert set(read) >= {"arm", "platform", "invariance", "llm", "checkpoint"}
+        assert set(read) >= {"arm", "platform", "invariance", "llm", "checkpoint", "adapters"}

@@ -15,6 +15,7 @@ from bi_harness.engine.site import make_site
 
 WORKER_SIDE = [
     "bi_harness.engine.worker",
+    "bi_harness.engine.step_limits",
     "bi_harness.engine.step_probe",
     "bi_harness.engine.worker_extension",
     "bi_harness.engine.facts",
@@ -22,6 +23,8 @@ WORKER_SIDE = [
     "bi_harness.invariance",
     "bi_harness.invariance.plugin",
     "bi_harness.invariance.cpu",
+    "bi_harness.invariance.faults.registry",
+    "bi_harness.workload.adapters",
     "bi_harness.workload.checkpoint",
     "bi_harness.workload.requests",
 ]

@@ -107,7 +107,12 @@ def test_the_mode_says_what_it_patched_and_stock_says_nothing() -> None:
     assert measured(False)["active"] == []
     active = measured(True)["active"]
     assert len(active) == len(set(active)) >= 4
-    for name in ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "enable_kv_split=False"):
+    for name in (
+        "UnquantizedLinearMethod",
+        "UnquantizedEmbeddingMethod",
+        "enable_kv_split=False",
+        "CPUAttentionMetadataBuilder.build",
+    ):
         assert sum(name in line for line in active) == 1
 
 
@@ -118,8 +123,6 @@ seen = []
 _custom_ops.cpu_attn_get_scheduler_metadata = lambda *a, **k: seen.append((a, k)) or "metadata"
 from bi_harness.invariance import cpu
 cpu.enable()
-import torch
-threads = torch.get_num_threads()
 assert _custom_ops.cpu_attn_get_scheduler_metadata(enable_kv_split=True, num_reqs=3) == "metadata"
 assert seen == [((), {"enable_kv_split": False, "num_reqs": 3})], seen
 try:
@@ -127,7 +130,6 @@ try:
 except RuntimeError as error:
     print(error)
 assert len(seen) == 1
-assert torch.get_num_threads() == threads
 """)
     assert "enable_kv_split is not passed by name" in said
 
@@ -140,3 +142,69 @@ from vllm import _custom_ops
 print(list(inspect.signature(_custom_ops.cpu_attn_get_scheduler_metadata).parameters))
 """)
     assert "enable_kv_split" in said
+
+
+TOKENS = """
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+import torch
+from vllm.v1.attention.backends import cpu_attn
+seen = []
+def build(self, common_prefix_len, common, fast_build=False):
+    seen.append(common)
+    return "metadata"
+cpu_attn.CPUAttentionMetadataBuilder.build = build
+from bi_harness.invariance import cpu
+cpu.enable()
+
+@dataclass
+class Common:
+    num_reqs: int
+    num_actual_tokens: int
+    max_query_len: int
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table_tensor: torch.Tensor
+    causal: object = True
+
+# Two requests, and a third that is padding: a chunk of 3 tokens after 7, and a decode of the fifth token.
+common = Common(
+    2, 4, 3, torch.tensor([0, 3, 4, 4], dtype=torch.int32), torch.tensor([10, 5, 0], dtype=torch.int32),
+    torch.tensor([[1, 2], [3, 4], [0, 0]], dtype=torch.int32),
+)
+decoder = SimpleNamespace(is_cross_attention=False, is_encoder_only_attention=False)
+wrapped = cpu_attn.CPUAttentionMetadataBuilder.build
+"""
+
+
+def test_every_token_attends_to_the_keys_up_to_itself_as_a_request_of_its_own() -> None:
+    said = python(
+        TOKENS
+        + """
+assert wrapped(decoder, 0, common) == "metadata"
+(split,) = seen
+print([split.num_reqs, split.max_query_len, split.query_start_loc.tolist(), split.seq_lens.tolist()])
+print(split.block_table_tensor.tolist())
+assert split.seq_lens.dtype == split.query_start_loc.dtype == torch.int32
+assert common.num_reqs == 2 and common.query_start_loc.tolist() == [0, 3, 4, 4], "the runner's own is changed"
+"""
+    )
+    assert said.splitlines()[-2:] == [
+        "[4, 1, [0, 1, 2, 3, 4], [8, 9, 10, 5]]",
+        "[[1, 2], [1, 2], [1, 2], [3, 4]]",
+    ]
+
+
+def test_attention_that_is_not_causal_is_left_alone() -> None:
+    python(
+        TOKENS
+        + """
+for builder, given in (
+    (SimpleNamespace(is_cross_attention=True, is_encoder_only_attention=False), common),
+    (SimpleNamespace(is_cross_attention=False, is_encoder_only_attention=True), common),
+    (decoder, replace(common, causal=False)),
+):
+    wrapped(builder, 0, given)
+    assert seen.pop() is given
+"""
+    )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bi_harness.errors import UsageError
+from bi_harness.matrix.cells import Cell
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.expression import compile_expression
-from bi_harness.matrix.select import select
+from bi_harness.matrix.select import checks_of, select
 from bi_harness.spec.load import Spec
+from bi_harness.spec.types import PROFILES
+from tests.spec.small import Files
 
 TEXT = "h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/compile/batch_invariance::bs1_vs_bsN"
 
@@ -86,6 +91,77 @@ def test_only_cells_with_a_check_left_stay(spec: Spec) -> None:
     assert len(spread.plan.units) == spread.running == 2
     assert select(whole, spec, "nothing").plan.cells == ()
     assert select(whole, spec, "  ").plan == whole
+
+
+ON_CPU = Cell("cpu", "tiny", "CPU_ATTN", 1, 1, "eager", "core")
+ON_GPU = Cell("gpu", "big", "FLASH_ATTN", 2, 1, "eager", "core")
+
+
+@pytest.fixture
+def by_profile(tmp_path: Path) -> Spec:
+    """The small spec with a check of each kind of ``profiles``; "spread" needs tp above 1 besides."""
+    files = Files(tmp_path)
+    files.suite = files.suite.replace('tp: ">1"}}', 'tp: ">1"}, profiles: [nightly, release]}').replace(
+        "timeouts:",
+        '  - {id: late, test: "test_c.py::test_c", summary: Three., profiles: [release]}\n'
+        '  - {id: quick, test: "test_d.py::test_d", summary: Four., profiles: [smoke]}\n'
+        "timeouts:",
+    )
+    return files.load()
+
+
+@pytest.mark.parametrize(
+    ("profile", "on_cpu", "on_gpu"),
+    [
+        ("smoke", ["alone", "quick"], ["alone", "quick"]),
+        ("nightly", ["alone"], ["alone", "spread"]),
+        ("release", ["alone", "late"], ["alone", "spread", "late"]),
+    ],
+)
+def test_a_check_runs_in_its_profiles_where_its_needs_are_met(
+    by_profile: Spec, profile: str, on_cpu: list[str], on_gpu: list[str]
+) -> None:
+    assert [check.id for check in checks_of(by_profile, ON_CPU, profile)] == on_cpu
+    assert [check.id for check in checks_of(by_profile, ON_GPU, profile)] == on_gpu
+
+
+def test_a_check_without_profiles_is_in_all(spec: Spec) -> None:
+    for profile in PROFILES:
+        assert [check.id for check in checks_of(spec, ON_GPU, profile)] == ["alone", "spread"]
+
+
+def test_a_profile_that_nothing_belongs_to_has_no_checks(by_profile: Spec) -> None:
+    assert checks_of(by_profile, ON_CPU, "weekly") == ()
+
+
+def test_the_plans_profile_decides_what_is_selected(by_profile: Spec) -> None:
+    def chosen(profile: str, expression: str | None = None) -> set[tuple[str, ...]]:
+        whole = expand(by_profile, "cpu", vllm_version="0.32.0", profile=profile, models=["tiny"])
+        return set(select(whole, by_profile, expression).checks.values())
+
+    assert chosen("smoke") == {("alone", "quick")}
+    assert chosen("release") == {("alone", "late")}
+    # -k brings no check into a profile that it is not in.
+    assert chosen("smoke", "late") == set()
+    assert chosen("release", "late") == {("late",)}
+
+
+def test_a_cell_without_a_check_in_the_profile_is_not_run(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.suite = files.suite.replace("summary: One.", "summary: One., profiles: [release]")
+    spec = files.load()
+    plan = expand(spec, "cpu", vllm_version="0.32.0", profile="smoke", models=["tiny"])
+    found = select(plan, spec)
+    assert (found.checks, found.plan.cells, found.plan.units) == ({}, (), ())
+
+
+def test_the_shipped_checks_that_need_another_engine_are_not_in_smoke() -> None:
+    from tests.matrix.test_expand import SHIPPED
+
+    cell = Cell("cpu", "qwen3-tiny", "CPU_ATTN", 1, 1, "eager", "batch_invariance")
+    smoke, nightly = (checks_of(SHIPPED, cell, profile) for profile in ("smoke", "nightly"))
+    assert {check.id for check in nightly} - {check.id for check in smoke} == {"restart", "lora"}
+    assert not [check.id for check in smoke if check.engine_args or check.adapters]
 
 
 @given(st.sampled_from(["alone", "spread", "not alone", "FLASH or tp2", "compile and not TRITON"]))

@@ -167,6 +167,103 @@ def test_suites_that_share_engines_agree_on_their_arguments(files: Files) -> Non
     assert list(files.load().suites) == ["core", "other"]
 
 
+SPREAD = "summary: Two."
+
+
+def test_what_a_check_asks_for(files: Files) -> None:
+    files.suite = files.suite.replace(
+        SPREAD, f"{SPREAD}, profiles: [release], adapters: 3, engine_args: {{enable_lora: true, x: [1]}}"
+    )
+    alone, spread = files.load().suites["core"].checks
+    assert (alone.profiles, alone.adapters, alone.engine_args) == (("smoke", "nightly", "release"), 0, {})
+    assert (spread.profiles, spread.adapters) == (("release",), 3)
+    assert spread.engine_args == {"enable_lora": True, "x": [1]}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("profiles: []", "checks.1.profiles"),
+        ("profiles: smoke", "checks.1.profiles: must be a list"),
+        ("profiles: [smok]", '"smok" is not one of smoke, nightly, release. Did you mean "smoke"?'),
+        ("profiles: [smoke, smoke]", "smoke is listed twice"),
+        ("profil: [smoke]", 'unknown key "profil". Did you mean "profiles"?'),
+        ("adapters: -1", "checks.1.adapters"),
+        ("adapters: 1.5", "checks.1.adapters"),
+        ("adapters: true", "checks.1.adapters"),
+        ("adapters: '2'", "checks.1.adapters"),
+        ("engine_args: [enable_lora]", "checks.1.engine_args"),
+        ("engine_args: ~", "checks.1.engine_args"),
+    ],
+)
+def test_mistakes_in_what_a_check_asks_for(change: Change, given: str, message: str) -> None:
+    errors = change("suite", SPREAD, f"{SPREAD}, {given}")
+    assert message in "\n".join(errors)
+    assert all(error.startswith("suites/core/suite.yaml:6: checks.1.") for error in errors)
+
+
+def in_order(files: Files, *needs: str) -> None:
+    """Make the suite's checks: each with what it needs of its engine."""
+    head, rest = files.suite.split("  - {id: alone")
+    tail = rest[rest.index("timeouts:") :]
+    lines = [
+        f'  - {{id: c{n}, test: "test_a.py::test_c{n}", summary: One.{given}}}\n'
+        for n, given in enumerate(needs)
+    ]
+    files.suite = head + "".join(lines) + tail
+
+
+SHARED, LORA, SMALL = "", ", adapters: 2, engine_args: {lora: true}", ", engine_args: {block: 16}"
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (SHARED,),
+        (SHARED, SHARED),
+        (SHARED, LORA),
+        (SHARED, SHARED, LORA, LORA, SMALL, SMALL),
+        (SHARED, ", adapters: 1", ", adapters: 2", LORA),
+        (SHARED, ", adapters: 0, engine_args: {}", SMALL),
+    ],
+)
+def test_checks_of_one_engine_stand_together(files: Files, needs: tuple[str, ...]) -> None:
+    in_order(files, *needs)
+    assert len(files.load().suites["core"].checks) == len(needs)
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (LORA,),
+        (LORA, SHARED),
+        (SHARED, LORA, SHARED),
+        (SHARED, LORA, SMALL, LORA),
+        (SHARED, SMALL, LORA, LORA, SMALL),
+        (SHARED, ", engine_args: {a: 1}", ", engine_args: {a: 2}", ", engine_args: {a: 1}"),
+    ],
+)
+def test_checks_that_would_start_an_engine_twice_are_refused(files: Files, needs: tuple[str, ...]) -> None:
+    in_order(files, *needs)
+    (error,) = files.errors()
+    assert error.startswith("suites/core/suite.yaml:1: ")
+    assert "checks that need the same engine must follow each other, those of the shared one first" in error
+
+
+@given(data=st.data())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_order_is_refused_exactly_when_an_engine_would_start_twice(
+    files: Files, data: st.DataObject
+) -> None:
+    needs = data.draw(st.lists(st.sampled_from([SHARED, LORA, SMALL]), min_size=1, max_size=6))
+    fresh = Files(files.root)
+    in_order(fresh, *needs)
+    runs = [need for need, before in zip(needs, [None, *needs], strict=False) if need != before]
+    good = needs[0] == SHARED and len(set(runs)) == len(runs)
+    with contextlib.nullcontext() if good else pytest.raises(SpecError, match="must follow each other"):
+        fresh.load()
+
+
 @pytest.mark.parametrize("content", ["", "[]", "a", "models: {}", "models: [1]", "models: {a: 1}", "models:"])
 def test_files_without_the_expected_shape(files: Files, content: str) -> None:
     files.models = content

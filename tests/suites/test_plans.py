@@ -147,7 +147,7 @@ def test_prompts_are_longer_than_the_budget_that_is_to_split_them() -> None:
     for arm in plan("ragged_chunked_prefill", workload()).arms:
         assert arm.limits is not None
         assert arm.limits.step_tokens is not None
-        assert sum(len(r.prompt) > arm.limits.step_tokens for r in arm.requests) >= 4
+        assert sum(len(r.prompt) > arm.limits.step_tokens for r in arm.requests) >= 2
         # A seeded request whose prefill is split crashes vLLM's CPU engine.
         assert all(r.seed is None and r.temperature == 0 for r in arm.requests)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bi_harness.errors import SpecError
 from bi_harness.spec.load import Spec, default_paths, load_spec
 from bi_harness.spec.suites import SuiteSpec
 from bi_harness.workload.plan import Workload, plan_workload
+from bi_harness.workload.requests import Request
+
+SMALL = Workload((Request((1,), 4, 0.0, None, 5),), (2,), seed=1, vocab_size=99, longest_prompt=9)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_sizes_rise_and_appear_once(spec: Spec) -> None:
 
 def test_the_largest_figures_are_over_all_requests(spec: Spec) -> None:
     workload = planned(spec)
-    assert workload.max_tokens == 900 + 24 + 1
+    assert workload.max_tokens == 900 + 20 + 1
     assert workload.max_batch == 64
     assert planned(spec, prompts=80, batch_sizes=[80]).max_batch == 80
 
@@ -81,3 +87,62 @@ def test_an_unknown_profile_is_refused_with_those_that_are(spec: Spec) -> None:
 def test_more_steps_than_the_model_has_room_for_are_refused_with_the_model(spec: Spec) -> None:
     with pytest.raises(SpecError, match=r"suite\.yaml: profiles\.smoke on qwen3-tiny: no workload"):
         planned(spec, steps=2048)
+
+
+@pytest.mark.parametrize("value", [-1, -30_000, 2.5, "8", [8]])
+def test_a_bad_number_of_steps_at_least_is_named_with_file_and_key(spec: Spec, value: object) -> None:
+    with pytest.raises(SpecError) as caught:
+        planned(spec, min_steps=value)
+    assert str(caught.value) == (
+        "suites/batch_invariance/suite.yaml: profiles.smoke: min_steps must be a whole number from 0; "
+        f"it is {value!r}"
+    )
+
+
+@pytest.mark.parametrize(("value", "taken"), [(None, 0), (0, 0), (1, 1), (30_000, 30_000)])
+def test_steps_at_least_are_the_profiles_and_none_without(spec: Spec, value: object, taken: int) -> None:
+    assert planned(spec, min_steps=value).min_steps == taken
+
+
+@given(st.integers(1, 50), st.integers(1, 5000), st.integers(0, 100_000))
+def test_rounds_are_the_usual_or_just_enough(usual: int, steps: int, at_least: int) -> None:
+    workload = dataclasses.replace(SMALL, min_steps=at_least)
+    rounds = workload.rounds(usual, steps)
+    assert rounds >= usual
+    assert rounds * steps >= at_least
+    assert rounds == usual or (rounds - 1) * steps < at_least
+
+
+def test_without_a_least_number_of_steps_rounds_are_the_usual(spec: Spec) -> None:
+    assert [planned(spec, min_steps=None).rounds(n, 1) for n in (1, 2, 7)] == [1, 2, 7]
+
+
+def test_a_request_is_greedy_and_of_the_workloads_kind(spec: Spec) -> None:
+    workload = planned(spec)
+    assert workload.request((1, 2, 3), 7) == Request(
+        (1, 2, 3), 7, 0.0, None, workload.requests[0].top_k_logprobs
+    )
+
+
+def test_a_request_is_greedy_also_where_the_first_of_the_workload_is_not() -> None:
+    sampled = Request((9,), 4, 0.6, 77, 5)
+    made = dataclasses.replace(SMALL, requests=(sampled,)).request((1,), 2)
+    assert (made.temperature, made.seed, made.top_k_logprobs) == (0.0, None, 5)
+
+
+def test_greedy_keeps_the_prompts_and_their_order(spec: Spec) -> None:
+    workload = planned(spec)
+    sampled = [r for r in workload.requests if r.seed is not None]
+    assert sampled
+    made = workload.greedy([*sampled, workload.requests[0]], 3)
+    assert [r.prompt for r in made] == [r.prompt for r in (*sampled, workload.requests[0])]
+    assert {(r.temperature, r.seed, r.max_tokens) for r in made} == {(0.0, None, 3)}
+    assert workload.greedy([], 3) == ()
+
+
+def test_a_neighbour_runs_as_long_as_the_subjects(spec: Spec) -> None:
+    workload = planned(spec)
+    made = workload.neighbour("x", 12)
+    assert made == workload.request(workload.prompt("x", 12), 20)
+    assert len(made.prompt) == 12
+    assert made.prompt != workload.neighbour("y", 12).prompt
