@@ -13,6 +13,7 @@ from bi_harness.matrix.units import units_of
 from bi_harness.spec.load import Spec
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import CheckSpec
+from bi_harness.spec.types import Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,16 @@ def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
     attention = spec.models[cell.model].attention
     point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite)
     device = spec.devices[cell.device]
+
+    def met(conditions: Conditions) -> bool:
+        return device_meets(conditions, device) and point_meets(conditions, point)
+
     return tuple(
         check
         for check in spec.suites[cell.suite].checks
-        if profile in check.profiles and device_meets(check.needs, device) and point_meets(check.needs, point)
+        if profile in check.profiles
+        and met(check.needs)
+        and not (check.unless is not None and met(check.unless))
     )
 
 

@@ -17,7 +17,12 @@ from tests.e2e.real import REPORTS, ROOT, Harness, Ran
 
 pytestmark = pytest.mark.engine
 
-PATCHED = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod", "cpu_attn_get_scheduler_metadata")
+PATCHED = (
+    "UnquantizedLinearMethod",
+    "UnquantizedEmbeddingMethod",
+    "cpu_attn_get_scheduler_metadata",
+    "CPUAttentionMetadataBuilder.build",
+)
 
 
 def report(harness: Harness, ran: Ran) -> int:
@@ -42,13 +47,15 @@ def test_something_was_compared(smoke: Ran) -> None:
         evidence = check["evidence"]
         if check["check"] == "bs1_vs_bsN":
             assert evidence["prompts"] == 33
-            assert evidence["steps"] == 33 * 24 * 5
-        assert evidence["steps"] >= evidence["prompts"] * 24 >= 8 * 24
+            assert evidence["steps"] == 33 * 20 * 5
+        assert evidence["steps"] >= 128
         assert evidence["values"] == evidence["steps"] * 6
         assert evidence["differing_values"] == 0
-        assert 0 < evidence["upper95"] < 0.02
+        assert 0 < evidence["upper95"] < 0.025
         assert evidence["digest"].startswith("sha256:")
-        assert evidence["digest"] != evidence["reference_digest"]
+        # One arm that is the same as the requests alone has their digest; more arms have not.
+        arms = len(evidence["batches"]) - 1
+        assert (evidence["digest"] == evidence["reference_digest"]) == (arms == 1)
 
 
 def test_the_batches_formed(smoke: Ran) -> None:
@@ -56,11 +63,24 @@ def test_the_batches_formed(smoke: Ran) -> None:
         for evidence in (check["evidence"], check["control"]):
             sizes = [(b["batch_size"], b["max_requests"]) for b in evidence["batches"]]
             assert sizes[0] == (1, 1)
-            assert all(reached >= size > 1 for size, reached in sizes[1:])
+            assert all(reached >= size for size, reached in sizes[1:])
+            assert any(size > 1 for size, _ in sizes[1:])
             assert all(n["reached"] >= n["needed"] for n in evidence["needed"])
     for check in smoke.checks(check="bs1_vs_bsN"):
         sizes = [(b["batch_size"], b["max_requests"]) for b in check["evidence"]["batches"]]
         assert sizes == [(n, n) for n in (1, 2, 3, 7, 17, 33)]
+
+
+def test_what_the_checks_need_really_happened(smoke: Ran) -> None:
+    needed = {c["check"]: {n["name"] for n in c["evidence"]["needed"]} for c in smoke.checks(mode="eager")}
+    assert {check: names for check, names in needed.items() if names} == {
+        "first_requests": {"first_bursts"},
+        "staggered": {"mixed_steps", "aborted"},
+        "ragged_chunked_prefill": {"split_prefills"},
+        "prefix_cache": {"cached_tokens"},
+        "preemption": {"preemptions"},
+        "shared_prefix": {"cached_tokens"},
+    }
 
 
 def test_the_control_diverged(smoke: Ran) -> None:
@@ -83,7 +103,7 @@ def test_what_ran_is_what_was_asked_for(smoke: Ran, mode: str) -> None:
         assert (config["compilation_mode"] == "NONE") is (mode == "eager")
         assert config["attention_backends"] == {"CPU_ATTN": 4}
         assert config["dtype"] == "bfloat16"
-        assert config["prefix_caching"] is False
+        assert config["prefix_caching"] is True
         assert config["workers_agree"] is True
     treatment, control = both["treatment"], both["control"]
     assert treatment["invariance"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,20 @@ def test_a_check_runs_in_its_profiles_where_its_needs_are_met(
 ) -> None:
     assert [check.id for check in checks_of(by_profile, ON_CPU, profile)] == on_cpu
     assert [check.id for check in checks_of(by_profile, ON_GPU, profile)] == on_gpu
+
+
+def test_a_check_does_not_run_where_its_unless_is_met(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.suite = files.suite.replace(
+        "timeouts:",
+        '  - {id: late, test: "test_c.py::test_c", summary: Three., unless: {kind: cpu, mode: eager}}\n'
+        "timeouts:",
+    )
+    spec = files.load()
+    compiled = replace(ON_CPU, mode="compile")
+    assert "late" not in [check.id for check in checks_of(spec, ON_CPU, "smoke")]
+    for cell in (compiled, ON_GPU):
+        assert "late" in [check.id for check in checks_of(spec, cell, "smoke")]
 
 
 def test_a_check_without_profiles_is_in_all(spec: Spec) -> None:
