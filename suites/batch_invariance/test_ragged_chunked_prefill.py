@@ -4,20 +4,33 @@ The budget is the scheduler's, lowered while the arm runs (`bi_harness/engine/st
 chunk at a power of two. Greedy, since a seeded request whose prefill is split crashes vLLM's CPU engine.
 Source: vllm-project/vllm issue 55612.
 
-What makes it non-vacuous: prefills that were really split (the scheduler's own step log), the batch ran
-together, and the control diverges.
+What makes it non-vacuous: prefills that were really split and a neighbour that was aborted in the middle of one
+(both in each arm, as the engine counts them), requests that ran together, and a control that diverges.
 """
 
-from dataclasses import replace
-
-from bi_harness.workload.checkplan import CheckPlan, together
-from bi_harness.workload.requests import Limits
+from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
+from bi_harness.workload.requests import Limits, Member
 
 SUBJECTS, STEPS = 8, 16
 TOGETHER = 2
 """The smallest budget lets few run together: the others' prefills take too many steps."""
 
 BUDGETS = (61, 200, 333)
+
+
+def arm(workload, subjects, number):
+    """All together over one budget, behind a neighbour that is aborted in the middle of its own prefill."""
+    budget = BUDGETS[number % len(BUDGETS)]
+    neighbour = workload.neighbour(f"chunked/{number}", min(3 * budget, workload.longest_prompt))
+    order = workload.shuffled(f"chunked/{number}", len(subjects))
+    return ArmPlan(
+        name=f"{budget} tokens a step, order {number}",
+        requests=(*subjects, neighbour),
+        bursts=((Member(len(subjects), abort=2), *(Member(index) for index in order)),),
+        subjects=tuple(range(len(subjects))),
+        batch_size=TOGETHER,
+        limits=Limits(step_tokens=budget),
+    )
 
 
 def plan(workload):
@@ -29,24 +42,10 @@ def plan(workload):
         for i, length in enumerate(lengths)
     )
     rounds = workload.rounds(len(BUDGETS), SUBJECTS * STEPS)
-    arms = tuple(
-        replace(
-            together(
-                f"{budget} tokens a step, order {n}",
-                subjects,
-                SUBJECTS,
-                workload.shuffled(f"chunked/{n}", SUBJECTS),
-                Limits(step_tokens=budget),
-            ),
-            batch_size=TOGETHER,
-        )
-        for n in range(rounds)
-        for budget in [BUDGETS[n % len(BUDGETS)]]
-    )
+    arms = tuple(arm(workload, subjects, number) for number in range(rounds))
     alone = together("alone, 100 tokens a step", subjects, 1, limits=Limits(step_tokens=100))
-    return CheckPlan(
-        subjects, (alone, *arms), needs=(("split_prefills", SUBJECTS + len(arms) * SUBJECTS // 3),)
-    )
+    needs = (("split_prefills", SUBJECTS + len(arms) * SUBJECTS // 3), ("aborted", len(arms)))
+    return CheckPlan(subjects, (alone, *arms), needs=needs)
 
 
 def test_ragged_chunked_prefill(engine, control, workload, check):

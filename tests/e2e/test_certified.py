@@ -76,7 +76,7 @@ def test_what_the_checks_need_really_happened(smoke: Ran) -> None:
     assert {check: names for check, names in needed.items() if names} == {
         "first_requests": {"first_bursts"},
         "staggered": {"mixed_steps", "aborted"},
-        "ragged_chunked_prefill": {"split_prefills"},
+        "ragged_chunked_prefill": {"split_prefills", "aborted"},
         "prefix_cache": {"cached_tokens"},
         "preemption": {"preemptions"},
         "shared_prefix": {"cached_tokens"},

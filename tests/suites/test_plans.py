@@ -148,6 +148,10 @@ def test_prompts_are_longer_than_the_budget_that_is_to_split_them() -> None:
         assert arm.limits is not None
         assert arm.limits.step_tokens is not None
         assert sum(len(r.prompt) > arm.limits.step_tokens for r in arm.requests) >= 2
+        for member in arm.bursts[0]:
+            if member.abort is not None:
+                # Aborted before its prefill is done.
+                assert len(arm.requests[member.request].prompt) > member.abort * arm.limits.step_tokens
         # A seeded request whose prefill is split crashes vLLM's CPU engine.
         assert all(r.seed is None and r.temperature == 0 for r in arm.requests)
 
