@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
     from bi_harness.runner.suite_session import CheckRecorder, SuiteSession  # noqa: F401 - named in a quoted type
+    from bi_harness.workload.checkplan import CheckPlan
     from bi_harness.workload.plan import Workload
 
 _SESSION = pytest.StashKey["SuiteSession | None"]()
@@ -180,6 +181,26 @@ def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) ->
         return _engine(request, cell, "control")
 
     return start
+
+
+@pytest.fixture
+def against_plain(
+    request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder
+) -> Callable[[CheckPlan], None]:
+    """Call it with a plan: its subjects run alone on the engine that the suite's checks share, its arms on
+    the check's own; treatment and control both."""
+    session = request.config.stash[_SESSION]
+    assert session is not None
+
+    def compare(plan: CheckPlan) -> None:
+        check.compare_with_plain(
+            plan,
+            arms=session.arms(),
+            plain=lambda arm: session.plain(cell, arm),
+            own=lambda arm: _engine(request, cell, arm),
+        )
+
+    return compare
 
 
 @pytest.fixture

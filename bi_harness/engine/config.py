@@ -16,7 +16,7 @@ from bi_harness.workload.checkpoint import spec_digest
 if TYPE_CHECKING:
     from bi_harness.spec.hardware import DeviceSpec
     from bi_harness.spec.models import ModelSpec
-    from bi_harness.spec.suites import CheckSpec, SuiteSpec
+    from bi_harness.spec.suites import CheckSpec, SpeculationSpec, SuiteSpec
 
 ArmName = Literal["treatment", "control"]
 
@@ -34,6 +34,7 @@ class EngineConfig:
         llm: keyword arguments of ``vllm.LLM``.
         checkpoint: spec of a synthetic checkpoint to make at ``llm["model"]``; ``None`` for a named one.
         adapters: spec of the LoRA adapters to make; ``None`` for none.
+        draft: spec of the synthetic draft to make; ``None`` for none, or a named one.
         env: the whole environment of the process.
         room_for_two: whether the other arm's engine may be up at the same time.
     """
@@ -46,6 +47,7 @@ class EngineConfig:
     llm: Mapping[str, Any]
     checkpoint: Mapping[str, Any] | None
     adapters: Mapping[str, Any] | None
+    draft: Mapping[str, Any] | None
     env: Mapping[str, str]
     room_for_two: bool
 
@@ -59,6 +61,7 @@ class EngineConfig:
             "llm": dict(self.llm),
             "checkpoint": dict(self.checkpoint) if self.checkpoint is not None else None,
             "adapters": dict(self.adapters) if self.adapters is not None else None,
+            "draft": dict(self.draft) if self.draft is not None else None,
         }
 
 
@@ -109,7 +112,31 @@ def checkpoint_spec(model: ModelSpec, weights: str, layers: int | None) -> dict[
         "dtype": "bfloat16" if model.dtype == "auto" else model.dtype,
         "seed": model.seed,
         "weight_scale": model.weight_scale,
+        **({"next_token": True} if model.next_token else {}),
     }
+
+
+def draft_spec(
+    model: ModelSpec, check: CheckSpec | None, checkpoint: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """The synthetic draft that the check's engines need; ``None`` for none, or a named one.
+
+    Args:
+        checkpoint: of the target.
+
+    Raises:
+        UsageError: the draft is named and the target is synthetic, or the other way round.
+    """
+    name = check.speculation.draft if check is not None and check.speculation is not None else None
+    if name is None:
+        return None
+    draft = model.drafts[name]
+    if (draft.noise is None) != (checkpoint is None):
+        raise UsageError(
+            f"{model.id}: the draft {name} is {'a repository' if draft.noise is None else 'synthetic'} and "
+            f"the model runs {'its own' if checkpoint is None else 'synthetic'} weights: they do not agree"
+        )
+    return None if checkpoint is None else {**checkpoint, "draft_noise": draft.noise}
 
 
 def engine_config(
@@ -150,6 +177,7 @@ def engine_config(
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
         "tensor_parallel_size": cell.tp,
+        **({"data_parallel_size": cell.dp, "data_parallel_backend": "mp"} if cell.dp > 1 else {}),
         "enforce_eager": cell.mode == "eager",
         "attention_config": {"backend": cell.backend},
         "seed": 0,
@@ -164,6 +192,10 @@ def engine_config(
     }
     if checkpoint is None and model.revision:
         llm["revision"] = model.revision
+    draft = draft_spec(model, check, checkpoint)
+    if check is not None and check.speculation is not None:
+        llm["speculative_config"] = _speculation(check.speculation, model, draft, settings.model_cache)
+        llm["disable_log_stats"] = False  # the counters of accepted tokens are among them
     invariance = device.invariance
     # In eager mode the sampler's helpers alone are compiled, the same in both arms: once for both.
     inductor = "inductor" if cell.mode == "eager" else f"{arm}/inductor"
@@ -198,5 +230,19 @@ def engine_config(
         adapters=adapter_spec(model, layers, check.adapters)
         if check is not None and check.adapters
         else None,
+        draft=draft,
         env=env,
     )
+
+
+def _speculation(
+    spec: SpeculationSpec, model: ModelSpec, draft: dict[str, Any] | None, model_cache: str
+) -> dict[str, Any]:
+    """vLLM's ``speculative_config``."""
+    config: dict[str, Any] = {"method": spec.method, "num_speculative_tokens": spec.tokens}
+    if spec.draft is None:
+        # What repeats in a prompt of random tokens are pairs, not longer runs.
+        return {**config, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+    named = model.drafts[spec.draft]
+    path = named.hf if draft is None else f"{model_cache}/{spec_digest(draft)[:32]}"
+    return {**config, "model": path, **({"revision": named.revision} if named.revision else {})}

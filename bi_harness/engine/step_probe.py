@@ -75,7 +75,7 @@ class StepLog:
 
     def read(self) -> StepSummary:
         """The steps since the last call, over all processes that schedule (one for each DP rank)."""
-        steps = max_requests = max_tokens = preemptions = split = mixed = cached = adapters = 0
+        steps = max_requests = max_tokens = preemptions = split = mixed = cached = adapters = ranks = 0
         for path in sorted(self._folder.glob("steps-*.jsonl")):
             with open(path, "rb") as log:
                 start = self._offsets.get(path, 0)
@@ -83,17 +83,20 @@ class StepLog:
                 whole, newline, _ = log.read().rpartition(b"\n")
             # What follows the last newline is a line that another process is still writing.
             self._offsets[path] = start + len(whole) + len(newline)
+            largest = 0
             for line in whole.splitlines():
                 record = json.loads(line)
                 tokens = record["tokens"]
                 steps += 1
-                max_requests = max(max_requests, len(tokens))
+                largest = max(largest, len(tokens))
                 max_tokens = max(max_tokens, sum(tokens.values()))
                 preemptions += record["preempted"]
                 split += sum(1 for request, length in record["new"].items() if tokens[request] < length)
                 mixed += bool(record["new"]) and len(tokens) > len(record["new"])
                 cached += record.get("cached", 0)
                 adapters += record.get("adapters", 0) > 1
+            max_requests += largest
+            ranks += bool(largest)
         return StepSummary(
             steps,
             max_requests,
@@ -103,4 +106,25 @@ class StepLog:
             mixed,
             cached,
             adapter_steps=adapters,
+            ranks=ranks,
         )
+
+
+class StepCount:
+    """Counts the steps since it was made, while others write them: those of the rank that made most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets = {path: path.stat().st_size for path in folder.glob("steps-*.jsonl")}
+        self._steps: dict[Path, int] = {}
+
+    def read(self) -> int:
+        """How many there were."""
+        for path in self._folder.glob("steps-*.jsonl"):
+            with open(path, "rb") as log:
+                start = self._offsets.get(path, 0)
+                log.seek(start)
+                added = log.read()
+            self._offsets[path] = start + len(added)
+            self._steps[path] = self._steps.get(path, 0) + added.count(b"\n")
+        return max(self._steps.values(), default=0)

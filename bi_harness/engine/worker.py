@@ -8,7 +8,6 @@ Worker side: standard library, numpy, torch and vLLM alone (see the package's do
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -21,10 +20,17 @@ from typing import IO, Any
 import numpy as np
 
 from bi_harness.engine import protocol, step_limits
+from bi_harness.engine.offline import OfflineEngine
+from bi_harness.engine.online import OnlineEngine
 from bi_harness.engine.orphan import die_with_parent
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.workload.requests import Limits, Member, Request
+
+Engine = OfflineEngine | OnlineEngine
+
+_bursts: list[int] = []
+"""How large those were that this process has served."""
 
 
 class Refused(Exception):
@@ -51,7 +57,7 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
         answers.flush()
 
     try:
-        llm, effective = _start(config)
+        engine, effective = _start(config)
     except BaseException as error:
         traceback.print_exc()
         say({"event": "failed", "error": _one_line(error)})
@@ -73,17 +79,17 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
         if command["do"] == "stop":
             break
         try:
-            say(_generate(llm, command, steps, say))
+            say(_generate(engine, command, steps, say))
         except Exception as error:
             # An engine that failed once is in an unknown state: report, and end.
             traceback.print_exc()
             say({"event": "failed", "error": _one_line(error)})
             return 1
-    _shut_down(llm)
+    engine.shut_down()
     return 0
 
 
-def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _start(config: dict[str, Any]) -> tuple[Engine, dict[str, Any]]:
     """Make the engine and read back what it is.
 
     Raises:
@@ -99,12 +105,17 @@ def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"{config['platform']!r}: install the engine that fits the device"
         )
     checkpoint = _checkpoint(config)
+    if config.get("draft") is not None:
+        from bi_harness.workload.checkpoint import ensure
+
+        ensure(config["draft"], Path(config["llm"]["speculative_config"]["model"]))
+    made: list[str] = []
     if config.get("adapters"):
         from bi_harness.workload import adapters
 
-        _adapters[:] = adapters.make(config["adapters"], Path(os.environ[STEP_LOG_VARIABLE]).parent)
-    llm = vllm.LLM(worker_extension_cls="bi_harness.engine.worker_extension.Readback", **config["llm"])
-    effective = {**_effective(llm, config), "checkpoint": checkpoint or _hub_commit(config["llm"])}
+        made = adapters.make(config["adapters"], Path(os.environ[STEP_LOG_VARIABLE]).parent)
+    engine = _make(config, made)
+    effective = {**_effective(engine, config), "checkpoint": checkpoint or _hub_commit(config["llm"])}
     if effective["invariance"] != config["invariance"]:
         raise Refused(
             f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
@@ -130,7 +141,15 @@ def _start(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"asked for {'eager' if config['llm']['enforce_eager'] else 'compile'} mode, and the engine runs "
             f"compilation mode {effective['compilation_mode']}"
         )
-    return llm, effective
+    return engine, effective
+
+
+def _make(config: dict[str, Any], adapters: list[str]) -> Engine:
+    arguments = {"worker_extension_cls": "bi_harness.engine.worker_extension.Readback", **config["llm"]}
+    if arguments.get("data_parallel_size", 1) > 1:
+        # vLLM's offline interface does not run data parallel.
+        return OnlineEngine(arguments, adapters, Path(os.environ[STEP_LOG_VARIABLE]))
+    return OfflineEngine(arguments, adapters)
 
 
 def _checkpoint(config: dict[str, Any]) -> str | None:
@@ -151,19 +170,22 @@ def _hub_commit(llm: dict[str, Any]) -> str | None:
     return f"gitCommit:{Path(found).parent.name}" if isinstance(found, str) else None
 
 
-def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
+def _effective(engine: Engine, config: dict[str, Any]) -> dict[str, Any]:
     import torch
     import vllm
-    from vllm import envs
 
-    from bi_harness.invariance import cpu
-    from bi_harness.invariance.faults import registry
-
-    vllm_config = llm.llm_engine.vllm_config
-    workers = llm.collective_rpc("bi_harness_effective")
-    plugin = cpu.active()
-    fault = registry.planted()
-    native = bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
+    vllm_config = engine.vllm_config
+    answers = engine.collective_rpc("bi_harness_effective")
+    # What is a worker's own: everything else must be the same in all of them.
+    ranks = [(answer.pop("dp_rank"), answer.pop("tp_rank")) for answer in answers]
+    parallel = vllm_config.parallel_config
+    expected = parallel.tensor_parallel_size * parallel.data_parallel_size
+    if len(set(ranks)) != expected:
+        raise Refused(f"{expected} workers were asked for, and {len(set(ranks))} answered: {sorted(ranks)}")
+    if any(answer["invariance_by"] != answers[0]["invariance_by"] for answer in answers):
+        raise Refused("invariance is not the same in all workers")
+    if len({answer.get("planted_fault") for answer in answers}) > 1:
+        raise Refused("a fault is planted in some of the workers")
     return {
         "vllm": vllm.__version__,
         "torch": torch.__version__,
@@ -177,17 +199,24 @@ def _effective(llm: Any, config: dict[str, Any]) -> dict[str, Any]:
         "lora": vllm_config.lora_config is not None,
         "block_size": vllm_config.cache_config.block_size,
         "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
-        "tensor_parallel_size": vllm_config.parallel_config.tensor_parallel_size,
-        "data_parallel_size": vllm_config.parallel_config.data_parallel_size,
+        "tensor_parallel_size": parallel.tensor_parallel_size,
+        "data_parallel_size": parallel.data_parallel_size,
+        **_speculation(vllm_config),
         "logprobs_mode": str(vllm_config.model_config.logprobs_mode),
-        "invariance": bool(plugin) or native,
-        "invariance_by": [*plugin, *(["VLLM_BATCH_INVARIANT=1"] if native else [])],
-        **workers[0],
-        "workers": len(workers),
-        "workers_agree": all(w == workers[0] for w in workers),
+        "invariance": bool(answers[0]["invariance_by"]),
+        **answers[0],
+        "workers": len(answers),
+        "workers_agree": all(answer == answers[0] for answer in answers),
         "devices": _devices(),
-        **({"planted_fault": fault} if fault else {}),
     }
+
+
+def _speculation(vllm_config: Any) -> dict[str, Any]:
+    """What drafts, as vLLM has it; nothing without speculative decoding."""
+    config = vllm_config.speculative_config
+    if config is None:
+        return {}
+    return {"speculation": {"method": str(config.method), "tokens": config.num_speculative_tokens}}
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -204,7 +233,7 @@ def _devices() -> list[dict[str, Any]]:
     ]
 
 
-def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:
+def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:
     """Run the bursts one after the other, each to its end, and answer with all observations."""
     requests = [Request.from_json(r) for r in command["requests"]]
     bursts = [[Member(*member) for member in burst] for burst in command["bursts"]]
@@ -214,14 +243,19 @@ def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> di
     started = time.monotonic()
     try:
         for number, burst in enumerate(bursts, start=1):
-            _hold(llm, limits, [requests[m.request] for m in burst])
-            first = not _served
-            found, aborted = _run_burst(llm, requests, burst)
+            _hold(engine, limits, [requests[m.request] for m in burst])
+            first = not _bursts
+            _bursts.append(len(burst))
+            before = _drafted(engine)
+            found, aborted = engine.run_burst(requests, burst)
             outputs += found
-            summaries.append({**asdict(steps.read()), "aborted": aborted, "first_bursts": int(first)})
+            counted = {name: after - before[name] for name, after in _drafted(engine).items()}
+            summaries.append(
+                {**asdict(steps.read()), **counted, "aborted": aborted, "first_bursts": int(first)}
+            )
             say({"event": "progress", "done": number, "of": len(bursts)})
     finally:
-        _hold(llm, Limits(), [])
+        _hold(engine, Limits(), [])
     generate_s = time.monotonic() - started
     return {
         "event": "result",
@@ -231,95 +265,29 @@ def _generate(llm: Any, command: dict[str, Any], steps: StepLog, say: Any) -> di
     }
 
 
-def _hold(llm: Any, limits: Limits, burst: list[Request]) -> None:
+def _drafted(engine: Engine) -> dict[str, int]:
+    """Tokens that were drafted up to now, accepted and rejected; both 0 without speculative decoding."""
+    if engine.vllm_config.speculative_config is None:
+        return {"accepted_tokens": 0, "rejected_tokens": 0}
+    counts = {"drafted": 0, "accepted": 0}
+    for metric in engine.metrics():
+        for name in counts:
+            if metric.name == f"vllm:spec_decode_num_{name.replace('drafted', 'draft')}_tokens":
+                counts[name] += int(metric.value)
+    return {"accepted_tokens": counts["accepted"], "rejected_tokens": counts["drafted"] - counts["accepted"]}
+
+
+def _hold(engine: Engine, limits: Limits, burst: list[Request]) -> None:
     """Hold the scheduler to the limits; none ends those before."""
     free = None
     if limits.kv_growth is not None and burst:
-        size = int(llm.llm_engine.vllm_config.cache_config.block_size)
+        size = int(engine.vllm_config.cache_config.block_size)
         prompts = sum(-(-(len(r.prompt) + 1) // size) for r in burst)
         whole = [-(-(len(r.prompt) + r.max_tokens) // size) for r in burst]
         # The largest alone must fit, or the scheduler would wait for ever.
         free = max(prompts + int((sum(whole) - prompts) * limits.kv_growth), *whole)
     folder = os.environ[STEP_LOG_VARIABLE]
     step_limits.write(folder, step_tokens=limits.step_tokens, free_blocks=free)
-
-
-def _run_burst(llm: Any, requests: list[Request], burst: list[Member]) -> tuple[list[Any], int]:
-    """Submit, abort and step until nothing is left. Returns the outputs in the burst's order (``None`` for a
-    request that was aborted before its end), and how many were aborted.
-
-    The loop is that of ``LLM.generate``, with arrivals in between: counting in engine steps instead of
-    seconds makes a schedule the same in every run, which no timer does.
-    """
-    engine = llm.llm_engine
-    waiting = sorted(range(len(burst)), key=lambda i: (burst[i].arrival, i))
-    ids: dict[str, int] = {}
-    outputs: dict[int, Any] = {}
-    aborted: set[int] = set()
-    step = 0
-    while waiting or engine.has_unfinished_requests():
-        while waiting and burst[waiting[0]].arrival <= step:
-            index = waiting.pop(0)
-            name = f"{next(_numbers)}"
-            ids[name] = index
-            _served.add(name)
-            request = requests[burst[index].request]
-            prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt)}
-            if request.cache is not None:
-                prompt["cache_salt"] = request.cache
-            engine.add_request(name, prompt, _sampling(request), **_adapter(request))
-        due = []
-        for name, index in ids.items():
-            limit = burst[index].abort
-            if limit is not None and limit <= step and index not in outputs and index not in aborted:
-                due.append(name)
-        if due:
-            engine.abort_request(due)
-            aborted.update(ids[name] for name in due)
-        for output in engine.step() if engine.has_unfinished_requests() else ():
-            if output.finished and ids[output.request_id] not in aborted:
-                outputs[ids[output.request_id]] = output
-        step += 1
-    return [outputs.get(index) for index in range(len(burst))], len(aborted)
-
-
-_numbers = itertools.count()
-_served: set[str] = set()
-_adapters: list[str] = []
-"""Folders of the LoRA adapters, made at the start; empty without."""
-
-
-def _adapter(request: Request) -> dict[str, Any]:
-    if not request.adapter:
-        return {}
-    from vllm.lora.request import LoRARequest
-
-    name = f"adapter-{request.adapter}"
-    return {"lora_request": LoRARequest(name, request.adapter, _adapters[request.adapter - 1])}
-
-
-def _sampling(request: Request) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=request.n,
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        seed=request.seed,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        min_p=request.min_p,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        repetition_penalty=request.repetition_penalty,
-        logprobs=request.top_k_logprobs,
-        prompt_logprobs=request.top_k_logprobs if request.score else None,
-        skip_reading_prefix_cache=request.cache is None,
-        ignore_eos=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
 
 
 def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
@@ -371,12 +339,6 @@ def _sequences(output: Any, request: Request) -> list[list[tuple[int, Any]]]:
         list(zip(completion.token_ids, completion.logprobs, strict=True))
         for completion in sorted(output.outputs, key=lambda o: o.index)
     ]
-
-
-def _shut_down(llm: Any) -> None:
-    engine_core = getattr(llm.llm_engine, "engine_core", None)
-    if engine_core is not None:
-        engine_core.shutdown()
 
 
 def _one_line(error: BaseException) -> str:

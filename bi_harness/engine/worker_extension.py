@@ -6,16 +6,27 @@ left out rather than guessed.
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 
 
 class Readback:
     """Mixed into vLLM's worker; the names are prefixed because vLLM refuses a clash."""
 
     def bi_harness_effective(self) -> dict[str, Any]:
-        """What this worker runs: attention backends by layer count, module classes, dtypes, threads."""
+        """What this worker runs: its place, the invariance mode and planted fault of its process, attention
+        backends by layer count, module classes, dtypes, threads. It is left in ``worker-*.json``, too: data
+        parallel, vLLM passes on the answers of one rank alone."""
         import torch
+        from vllm import envs
+
+        from bi_harness.invariance import cpu
+        from bi_harness.invariance.faults import registry
 
         runner = self.model_runner  # type: ignore[attr-defined]
         config = self.vllm_config  # type: ignore[attr-defined]
@@ -30,7 +41,13 @@ class Readback:
                 backends[str(backend.get_name())] += 1
         dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
         compilation = config.compilation_config
-        return {
+        native = bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
+        fault = registry.planted()
+        answer = {
+            "dp_rank": config.parallel_config.data_parallel_rank,
+            "tp_rank": self.rank % config.parallel_config.tensor_parallel_size,  # type: ignore[attr-defined]
+            "invariance_by": [*cpu.active(), *(["VLLM_BATCH_INVARIANT=1"] if native else [])],
+            **({"planted_fault": fault} if fault else {}),
             "attention_backends": dict(sorted(backends.items())),
             "model_class": type(model).__name__,
             "parameter_dtypes": dict(sorted(dtypes.items())),
@@ -40,6 +57,11 @@ class Readback:
             "torch_threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
+        folder = Path(os.environ[STEP_LOG_VARIABLE])
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"worker-{answer['dp_rank']}-{answer['tp_rank']}.json"
+        path.write_text(json.dumps(answer), encoding="utf-8")
+        return answer
 
 
 def _name(value: Any) -> str:

@@ -11,6 +11,7 @@ from bi_harness.matrix.expression import compile_expression
 from bi_harness.matrix.rules import Point, device_meets, point_meets
 from bi_harness.matrix.units import units_of
 from bi_harness.spec.load import Spec
+from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import CheckSpec
 from bi_harness.spec.types import Conditions
@@ -70,8 +71,14 @@ def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
         for check in spec.suites[cell.suite].checks
         if profile in check.profiles
         and met(check.needs)
+        and _has_draft(spec.models[cell.model], check)
         and not (check.unless is not None and met(check.unless))
     )
+
+
+def _has_draft(model: ModelSpec, check: CheckSpec) -> bool:
+    draft = check.speculation.draft if check.speculation is not None else None
+    return draft is None or draft in model.drafts
 
 
 def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:

@@ -132,10 +132,10 @@ class Engines:
     def _key_of(self, cell: Cell, check: CheckSpec | None) -> _Key:
         suite = self._spec.suites[cell.suite]
         unit = cell.unit_key if suite.engine == "shared" else cell.id
-        if check is None or not (check.engine_args or check.adapters):
+        if check is None or not check.own_engine:
             return _Key(unit)
         # Checks that need the same engine share it, under the first one's name.
-        same = (c for c in suite.checks if (c.engine_args, c.adapters) == (check.engine_args, check.adapters))
+        same = (c for c in suite.checks if c.engine == check.engine)
         return _Key(unit, next(same).id, cell.suite)
 
     def _fail(self, arm: ArmName, slot: _Slot, error: EngineError) -> None:

@@ -68,14 +68,16 @@ class SelfTestOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run of the suite: its place on disk, its heading, what is planted, and where."""
+    """One run of a suite: its place on disk, its heading, what is planted, and where."""
 
     name: str
     heading: str
     model: str
+    suite: str
     mode: Mode
     seed: int
     fault: str | None = None
+    only: str | None = None
 
 
 def chosen(names: Sequence[str] | None) -> tuple[Fault, ...]:
@@ -172,12 +174,13 @@ def exit_code(result: SelfTest, *, interrupted: bool) -> ExitCode:
 def _runs(options: SelfTestOptions) -> Iterator[_Run]:
     for number, fault in enumerate(options.faults, start=1):
         heading = f"fault {number}/{len(options.faults)} {fault.id}: {fault.title}"
-        yield _Run(fault.id, heading, fault.model, options.mode, options.seed, fault.id)
+        where = (fault.model, fault.suite, options.mode, options.seed)
+        yield _Run(fault.id, heading, *where, fault.id, fault.only)
     modes: tuple[Mode, Mode] = ("eager", "compile")
     for number in range(options.clean):
         name = f"clean-{number + 1:02}"
         heading = f"clean run {number + 1}/{options.clean}"
-        yield _Run(name, heading, CLEAN_MODEL, modes[number % 2], options.seed + number)
+        yield _Run(name, heading, CLEAN_MODEL, SUITE, modes[number % 2], options.seed + number)
 
 
 def _execute(
@@ -193,7 +196,8 @@ def _execute(
             device=DEVICE,
             out=folder / run.name,
             models=(run.model,),
-            suites=(SUITE,),
+            suites=(run.suite,),
+            expression=run.only,
             modes=(run.mode,),
             seed=run.seed,
             engine_python=options.engine_python,

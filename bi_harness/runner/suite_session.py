@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class SuiteSession:
         self._journal = journal
         self.engines = Engines(spec, context, journal.write)
         self._references: dict[EngineClient, References] = {}
+        self._plain: dict[tuple[str, str, ArmName], References] = {}
 
     @staticmethod
     def open(options: Namespace) -> SuiteSession:
@@ -82,10 +83,23 @@ class SuiteSession:
             self._check(path, test),
             engines=self.engines,
             references=self._references,
+            plain=self._plain,
             emit=self._journal.write,
             timeout_s=suite.timeouts.check_s,
             control_min_fraction=suite.control_min_fraction,
         )
+
+    def arms(self) -> tuple[ArmName, ...]:
+        """Those that run."""
+        return ("treatment", "control") if self._context.control else ("treatment",)
+
+    def plain(self, cell: Cell, arm: ArmName) -> EngineClient:
+        """The engine that the suite's checks share, ready.
+
+        Raises:
+            EngineError: it did not start, or failed in an earlier check.
+        """
+        return self.engines.get(cell, arm)
 
     def engine(self, cell: Cell, path: Path, test: str, arm: ArmName) -> EngineClient:
         """The engine of that arm for one check on one cell, ready.
@@ -124,13 +138,14 @@ class CheckRecorder:
         *,
         engines: Engines,
         references: dict[EngineClient, References],
+        plain: dict[tuple[str, str, ArmName], References],
         emit: Callable[[Event], None],
         timeout_s: float,
         control_min_fraction: float,
     ) -> None:
         self._cell, self._name = cell, name
         self._engines, self._emit = engines, emit
-        self._references = references
+        self._references, self._plain = references, plain
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
         self._status: Status | None = None
@@ -163,8 +178,7 @@ class CheckRecorder:
             RuntimeError: this arm was compared before, or the check has concluded: there is one chance.
         """
         arm_name = engine.config.arm
-        if arm_name in self._evidence or self._status is not None:
-            raise RuntimeError(f"the check compares the {arm_name} a second time")
+        self._once(arm_name)
         plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
         course = _Course(self, engine, time.monotonic() + self._timeout_s)
         references = self._references.setdefault(engine, References())
@@ -198,6 +212,50 @@ class CheckRecorder:
         evidence = gather(references.arm(plan.subjects), found, [len(r.prompt) for r in plan.subjects], needs)
         self._evidence[arm_name] = evidence
         return evidence
+
+    def compare_with_plain(
+        self,
+        plan: CheckPlan,
+        *,
+        arms: Sequence[ArmName],
+        plain: Callable[[ArmName], EngineClient],
+        own: Callable[[ArmName], EngineClient],
+    ) -> None:
+        """Run every subject alone on the engine that the suite's checks share, then each arm on the check's
+        own, which is another one (it speculates, say), and compare bit by bit.
+
+        What the plain engines gave is kept, so that they start once for all the checks of a suite.
+
+        Args:
+            plan: the check.
+            arms: treatment and control, or the treatment alone.
+            plain, own: start the engine of an arm. Both arms' plain engines are done before an own one.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+            RuntimeError: as ``compare``.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        for arm in arms:
+            self._once(arm)
+            references = self._plain.setdefault((self._cell.unit_key, self._cell.suite, arm), References())
+            if (alone := references.missing(plan.subjects)) is not None:
+                course = _Course(self, plain(arm), deadline, total=len(alone.bursts))
+                references.add(alone, *course.run(alone))
+        for arm in arms:
+            course = _Course(self, own(arm), deadline, total=sum(len(a.bursts) for a in plan.arms))
+            ran = [course.run(one) for one in plan.arms]
+            references = self._plain[self._cell.unit_key, self._cell.suite, arm]
+            self._evidence[arm] = gather(
+                references.arm(plan.subjects),
+                [result for result, _ in ran],
+                [len(r.prompt) for r in plan.subjects],
+                needed(plan, [summary for _, summaries in ran for summary in summaries]),
+            )
+
+    def _once(self, arm: ArmName) -> None:
+        if arm in self._evidence or self._status is not None:
+            raise RuntimeError(f"the check compares the {arm} a second time")
 
     def progress(self, arm: str, done: int, of: int) -> None:
         """Say how far the check is."""

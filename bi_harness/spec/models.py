@@ -26,6 +26,26 @@ Quantization = Literal["fp8"]
 _NEEDED = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 
 
+class DraftSpec(SpecModel):
+    """A draft for speculative decoding: made on the spot for a synthetic model, or a repository.
+
+    Attributes:
+        noise: on the projection of a synthetic draft: 0 agrees with the target, more agrees less.
+        hf: Hugging Face repository.
+        revision: commit, tag or branch of ``hf``.
+    """
+
+    noise: Annotated[float, Field(strict=True, ge=0)] | None = None
+    hf: Annotated[str, StringConstraints(strict=True, pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    revision: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DraftSpec:
+        if (self.noise is None) == (self.hf is None):
+            raise ValueError("give one of noise (a draft made on the spot) and hf (a repository)")
+        return self
+
+
 class ModelSpec(SpecModel):
     """One model.
 
@@ -50,6 +70,9 @@ class ModelSpec(SpecModel):
         gated: whether ``hf`` needs a token.
         profiles: the run profiles that include it; a model that is named on the command line runs in any.
         devices: the devices that it is for; ``None`` for all.
+        next_token: whether each token of the synthetic model has one that follows it, so that a draft can
+            agree with it.
+        drafts: EAGLE heads, by what checks call them: ``main``, ``agreeing``, ``wrong``.
     """
 
     id: str
@@ -73,6 +96,8 @@ class ModelSpec(SpecModel):
     gated: Flag = False
     profiles: Profiles = ("smoke", "nightly", "release")
     devices: Ids | None = None
+    next_token: Flag = False
+    drafts: dict[Id, DraftSpec] = Field(default_factory=dict)
 
     @field_validator("config")
     @classmethod
@@ -93,6 +118,8 @@ class ModelSpec(SpecModel):
             raise ValueError("give one of hf (a repository), path (a folder) and synthetic: true")
         if self.path is not None and (self.revision or self.gated):
             raise ValueError("a folder has no revision, and is not gated")
+        if any(draft.noise is not None for draft in self.drafts.values()) and not self.next_token:
+            raise ValueError("a draft made on the spot needs next_token: true")
         if self.synthetic and (self.revision or self.quantization or self.gated):
             raise ValueError("a synthetic model has no revision, no quantization, and is not gated")
         return self

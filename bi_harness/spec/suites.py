@@ -17,6 +17,7 @@ from bi_harness.spec.types import (
     Positive,
     Profile,
     Profiles,
+    Size,
     SpecModel,
     Text,
 )
@@ -37,6 +38,26 @@ def _param(value: Any, _: Any) -> Any:
 Param = Annotated[int | float | str | list[int], WrapValidator(_param)]
 
 
+class SpeculationSpec(SpecModel):
+    """Speculative decoding of a check's engine.
+
+    Attributes:
+        method: vLLM's name of it.
+        draft: which of the model's drafts; ``None`` for a method without one.
+        tokens: ``num_speculative_tokens``.
+    """
+
+    method: Literal["eagle", "ngram"]
+    draft: Id | None = None
+    tokens: Size
+
+    @model_validator(mode="after")
+    def _draft_where_one_is(self) -> SpeculationSpec:
+        if (self.method == "eagle") != (self.draft is not None):
+            raise ValueError("eagle needs a draft, and ngram has none")
+        return self
+
+
 class CheckSpec(SpecModel):
     """One check.
 
@@ -49,6 +70,7 @@ class CheckSpec(SpecModel):
         engine_args: arguments of ``vllm.LLM`` over the suite's. A check that has some runs on engines of its
             own; those of its neighbours in the list that have the same share them.
         adapters: how many LoRA adapters are made for its engines.
+        speculation: of its engines; ``None`` for none. A model without the draft does not have the check.
         summary: one sentence for reports.
     """
 
@@ -59,7 +81,18 @@ class CheckSpec(SpecModel):
     profiles: Annotated[Profiles, Field(min_length=1)] = PROFILES
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapters: Number = 0
+    speculation: SpeculationSpec | None = None
     summary: Text
+
+    @property
+    def engine(self) -> tuple[dict[str, Any], int, SpeculationSpec | None]:
+        """What its engines have that the suite's others have not: checks that agree in it share them."""
+        return self.engine_args, self.adapters, self.speculation
+
+    @property
+    def own_engine(self) -> bool:
+        """Whether it needs an engine other than the one that the suite's checks share."""
+        return self.engine != ({}, 0, None)
 
 
 class TimeoutsSpec(SpecModel):
@@ -102,9 +135,9 @@ class SuiteSpec(SpecModel):
 
     @model_validator(mode="after")
     def _own_engines_last(self) -> SuiteSpec:
-        kinds = [(check.engine_args, check.adapters) for check in self.checks]
+        kinds = [check.engine for check in self.checks]
         starts = [kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
-        if kinds[0] != ({}, 0) or any(kind in starts[:i] for i, kind in enumerate(starts)):
+        if ({}, 0, None) in starts[1:] or any(kind in starts[:i] for i, kind in enumerate(starts)):
             raise ValueError(
                 "checks that need the same engine must follow each other, those of the shared one first: "
                 "else its engines would be started twice"

@@ -3,9 +3,11 @@ what becomes of the answers."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bi_harness.engine import protocol, step_limits, worker
+from bi_harness.engine.offline import OfflineEngine
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 from bi_harness.workload.requests import Limits, Member, Request
@@ -29,7 +32,9 @@ class Engine:
         self.left: dict[str, int] = {}
         self.asked: list[tuple[dict[str, Any], Any, Any]] = []
         self.seen: list[Any] = []
-        self.vllm_config = SimpleNamespace(cache_config=SimpleNamespace(block_size=16))
+        self.vllm_config = SimpleNamespace(
+            cache_config=SimpleNamespace(block_size=16), speculative_config=None
+        )
         self.told: list[tuple[int, str, str]] = []
         self.steps = 0
 
@@ -67,14 +72,28 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     lora.LoRARequest = lambda *fields: fields  # type: ignore[attr-defined]
     for module in (fake, params, ModuleType("vllm.lora"), lora):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(worker, "_served", set())
-    monkeypatch.setattr(worker, "_adapters", [])
+    monkeypatch.setattr(worker, "_bursts", [])
     return Engine()
+
+
+def offline(engine: Engine, adapters: Sequence[str] = ()) -> OfflineEngine:
+    """The driver around an engine that only counts; one for each, as names are never used twice."""
+    if engine not in DRIVERS:
+        driver = object.__new__(OfflineEngine)
+        driver._llm = SimpleNamespace(llm_engine=engine)
+        driver._numbers = itertools.count()
+        DRIVERS[engine] = driver
+    DRIVERS[engine]._adapters = adapters
+    return DRIVERS[engine]
+
+
+DRIVERS: dict[Engine, OfflineEngine] = {}
+ADAPTERS: list[str] = []
 
 
 def run(engine: Engine, *members: Member, lengths: tuple[int, ...] = (4, 4, 4)) -> tuple[list[Any], int]:
     requests = [Request((1, 2), length, 0.0, None, 1) for length in lengths]
-    return worker._run_burst(SimpleNamespace(llm_engine=engine), requests, list(members))
+    return offline(engine).run_burst(requests, list(members))
 
 
 def test_a_burst_is_submitted_whole_and_answers_come_in_its_order(engine: Engine) -> None:
@@ -122,7 +141,7 @@ GREEDY = Request((1, 2), 1, 0.0, None, 1)
 def asked(engine: Engine, *requests: Request) -> list[tuple[dict[str, Any], Any, Any]]:
     """What vLLM is asked for: prompt, sampling parameters and adapter of each."""
     members = [Member(index) for index in range(len(requests))]
-    worker._run_burst(SimpleNamespace(llm_engine=engine), list(requests), members)
+    offline(engine, ADAPTERS).run_burst(list(requests), members)
     return engine.asked
 
 
@@ -142,7 +161,7 @@ def test_a_request_reads_the_prefix_cache_under_its_name_alone(engine: Engine) -
 def test_adapters_are_counted_from_one_and_the_model_itself_has_none(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_adapters", ["/first", "/second"])
+    monkeypatch.setattr(sys.modules[__name__], "ADAPTERS", ["/first", "/second"])
     found = [lora for *_, lora in asked(engine, *(replace(GREEDY, adapter=n) for n in (2, 0, 1)))]
     assert found == [("adapter-2", 2, "/second"), None, ("adapter-1", 1, "/first")]
 
@@ -151,7 +170,7 @@ def test_adapters_are_counted_from_one_and_the_model_itself_has_none(
 def test_an_adapter_that_was_not_made_is_an_error(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, adapter: int
 ) -> None:
-    monkeypatch.setattr(worker, "_adapters", ["/1", "/2"][: adapter - 1])
+    monkeypatch.setattr(sys.modules[__name__], "ADAPTERS", ["/1", "/2"][: adapter - 1])
     with pytest.raises(IndexError):
         asked(engine, replace(GREEDY, adapter=adapter))
 
@@ -376,7 +395,7 @@ def generated(
     }
     # As it comes over the pipe.
     command = protocol.decode_line(protocol.encode_line(command))
-    return worker._generate(SimpleNamespace(llm_engine=engine), command, Steps(), said.append), said  # type: ignore[arg-type]
+    return worker._generate(offline(engine), command, Steps(), said.append), said  # type: ignore[arg-type]
 
 
 def some(*lengths: int, n: int = 1) -> list[Request]:
@@ -445,7 +464,7 @@ def blocks(growth: float, burst: list[Request], size: int) -> int:
         patch.setattr(
             step_limits, "write", lambda folder, step_tokens, free_blocks: wrote.append(free_blocks)
         )
-        worker._hold(SimpleNamespace(llm_engine=engine), Limits(kv_growth=growth), burst)
+        worker._hold(offline(engine), Limits(kv_growth=growth), burst)
     (found,) = wrote
     return found
 

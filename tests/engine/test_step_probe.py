@@ -39,11 +39,11 @@ def test_steps_are_summed_up_and_read_once(tmp_path: Path) -> None:
     add(tmp_path, line({"a": 1, "b": 2, "c": 1}, {"c": 1}, preempted=1))
     # b's prefill took more than one step.
     assert log.read() == StepSummary(
-        steps=2, max_requests=3, max_tokens=12, preemptions=3, split_prefills=1, mixed_steps=1
+        steps=2, max_requests=3, max_tokens=12, preemptions=3, split_prefills=1, mixed_steps=1, ranks=1
     )
     assert log.read() == NOTHING
     add(tmp_path, line({"a": 1}))
-    assert log.read() == StepSummary(1, 1, 1, 0, 0)
+    assert log.read() == StepSummary(1, 1, 1, 0, 0, ranks=1)
 
 
 def test_all_processes_that_schedule_count_also_those_that_come_later(tmp_path: Path) -> None:
@@ -53,7 +53,8 @@ def test_all_processes_that_schedule_count_also_those_that_come_later(tmp_path: 
     add(tmp_path, line({"a": 1}))
     add(tmp_path, line({"b": 8, "c": 1}), "steps-22.jsonl")
     add(tmp_path, "not a step", "other.jsonl")
-    assert log.read() == StepSummary(2, 2, 9, 0, 0)
+    # Two ranks have a batch each, and together that of both.
+    assert log.read() == StepSummary(2, 3, 9, 0, 0, ranks=2)
 
 
 def test_a_line_that_is_still_being_written_waits_for_its_end(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_line_that_is_still_being_written_waits_for_its_end(tmp_path: Path) ->
     assert log.read().steps == 1
     assert log.read() == NOTHING
     add(tmp_path, whole[7:])
-    assert log.read() == StepSummary(1, 2, 7, 0, 0)
+    assert log.read() == StepSummary(1, 2, 7, 0, 0, ranks=1)
 
 
 @given(st.lists(st.integers(1, 5), max_size=8), st.data())
@@ -101,7 +102,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     )
     step_probe._append(str(tmp_path), NO_LORA, output({}))  # an idle turn is no step
     assert [p.name for p in tmp_path.iterdir()] == [f"steps-{os.getpid()}.jsonl"]
-    assert StepLog(str(tmp_path)).read() == StepSummary(1, 2, 5, 1, 1, mixed_steps=1, cached_tokens=2)
+    assert StepLog(str(tmp_path)).read() == StepSummary(
+        1, 2, 5, 1, 1, mixed_steps=1, cached_tokens=2, ranks=1
+    )
 
 
 def test_a_prefix_that_was_computed_before_is_no_split(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from bi_harness.engine.site import make_site
 
 WORKER_SIDE = [
     "bi_harness.engine.worker",
+    "bi_harness.engine.offline",
+    "bi_harness.engine.online",
+    "bi_harness.engine.sampling",
     "bi_harness.engine.step_limits",
     "bi_harness.engine.step_probe",
     "bi_harness.engine.worker_extension",

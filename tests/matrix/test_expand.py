@@ -219,13 +219,16 @@ def test_the_shipped_plans(tmp_path: Path) -> None:
         found = expand(SHIPPED, device, vllm_version="0.32.0", profile=profile)  # type: ignore[arg-type]
         return {planned.cell.model for planned in found.cells if planned.status == "run"}
 
-    assert models("cpu", "smoke") == {"qwen3-tiny"}
-    assert models("cpu", "nightly") == {"qwen3-tiny", "qwen3-moe-tiny"}
-    assert models("cpu", "release") == {"qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny", "qwen3-moe-tiny"}
-    assert models("h200", "smoke") == {"qwen3-1.7b"}
+    assert models("cpu", "smoke") == {"qwen3-tiny", "llama-eagle-tiny"}
+    assert models("cpu", "nightly") == {"qwen3-tiny", "qwen3-moe-tiny", "llama-eagle-tiny"}
+    tiny = {"qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny", "qwen3-moe-tiny", "llama-eagle-tiny"}
+    assert models("cpu", "release") == tiny
+    assert models("h200", "smoke") == {"qwen3-1.7b", "llama-eagle-tiny"}
     assert "deepseek-v3" in models("h200", "release")
     assert "deepseek-v3" not in models("h100", "release")
-    smoke = select(expand(SHIPPED, "cpu", vllm_version="0.32.0", profile="smoke"), SHIPPED)
+    smoke = select(
+        expand(SHIPPED, "cpu", vllm_version="0.32.0", profile="smoke", suites=["batch_invariance"]), SHIPPED
+    )
     checks = SHIPPED.suites["batch_invariance"].checks
     quick = sum("smoke" in check.profiles for check in checks)
     assert smoke.running == 2 * quick < 2 * len(checks)

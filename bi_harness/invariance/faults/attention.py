@@ -82,6 +82,16 @@ def chunk_boundary() -> None:
     _move_by_a_ulp(rows)
 
 
+def verify_together() -> None:
+    """The rows of a decoding request that has several of them move by a ULP."""
+
+    def rows(step: Step) -> list[int]:
+        pairs = enumerate(zip(step.computed, step.prompts, strict=True))
+        return step.rows([i for i, (computed, prompt) in pairs if computed >= prompt and step.length(i) > 1])
+
+    _move_by_a_ulp(rows)
+
+
 def recomputed() -> None:
     """The rows of a request that is recomputed after a preemption move by a ULP."""
     _move_by_a_ulp(lambda step: step.rows(step.resumed))

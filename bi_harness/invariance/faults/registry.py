@@ -20,6 +20,8 @@ class Fault:
         where: module and function below this package that plants it.
         summary: what it changes, and when.
         model: the model of ``models.yaml`` that shows it.
+        suite: the suite that is there for it.
+        only: of the suite's cells and checks, those that it is tried on (as ``-k``); all by default.
     """
 
     id: str
@@ -29,6 +31,8 @@ class Fault:
     where: str
     summary: str
     model: str = "qwen3-tiny"
+    suite: str = "batch_invariance"
+    only: str | None = None
 
 
 _LINEAR = "model.layers.*.{self_attn,mlp}.*_proj"
@@ -223,6 +227,28 @@ FAULTS: dict[str, Fault] = {
             "moe:moe_routing",
             "Router logits are rounded to 8 bits above 16 tokens.",
             model="qwen3-moe-tiny",
+        ),
+        Fault(
+            "verify-together",
+            "tokens of a draft verified together",
+            "#38938, #40408",
+            _ATTENTION,
+            "attention:verify_together",
+            "Attention of a decoding request moves by a ULP when several of its tokens are scored together.",
+            model="llama-eagle-tiny",
+            suite="eagle_dp",
+            only="tp1-dp1",
+        ),
+        Fault(
+            "rank-seed",
+            "a data parallel rank with another seed",
+            "",
+            None,
+            "sampling:rank_seed",
+            "Seeded requests draw from another stream on every rank but the first.",
+            model="llama-eagle-tiny",
+            suite="eagle_dp",
+            only="tp1-dp2",
         ),
     )
 }

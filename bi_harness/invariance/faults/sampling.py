@@ -63,6 +63,22 @@ def one_ulp() -> None:
     Sampler.gather_logprobs = staticmethod(gather_logprobs)
 
 
+def rank_seed() -> None:
+    """Another seed on the ranks after the first."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    stock = Scheduler.add_request
+
+    def add_request(self: Any, request: Any) -> Any:
+        params = request.sampling_params
+        seeded = params is not None and params.seed is not None
+        if self.vllm_config.parallel_config.data_parallel_rank and seeded:
+            params.seed += 1
+        return stock(self, request)
+
+    Scheduler.add_request = add_request
+
+
 def abort_corrupts() -> None:
     """The step after an abort has another first row."""
     from vllm.v1.core.sched.scheduler import Scheduler
