@@ -4,8 +4,8 @@ The budget is the scheduler's, lowered while the arm runs (`bi_harness/engine/st
 chunk at a power of two. Greedy, since a seeded request whose prefill is split crashes vLLM's CPU engine.
 Source: vllm-project/vllm issue 55612.
 
-What makes it non-vacuous: prefills that were really split and a neighbour that was aborted in the middle of one
-(both in each arm, as the engine counts them), requests that ran together, and a control that diverges.
+What makes it non-vacuous: prefills that were really split, and in each arm a neighbour that was aborted in
+the middle of one (as the engine counts them), requests that ran together, and a control that diverges.
 """
 
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
