@@ -75,11 +75,13 @@ class Needed(Record):
         name: what, in the scheduler's words.
         needed: how often at least.
         reached: how often it happened, over all batched arms.
+        at_most: how often at most; ``None`` for as often as it likes.
     """
 
     name: str
-    needed: Annotated[int, Field(ge=1)]
+    needed: Count
     reached: Count
+    at_most: Count | None = None
 
 
 class Evidence(Record):

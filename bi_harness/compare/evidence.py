@@ -168,6 +168,8 @@ def weakness(evidence: Evidence) -> str:
     for need in evidence.needed:
         if need.reached < need.needed:
             return f"{need.name}: {need.reached}, and the check shows something only from {need.needed} on"
+        if need.at_most is not None and need.reached > need.at_most:
+            return f"{need.name}: {need.reached}, and the check shows something only up to {need.at_most}"
     return ""
 
 

@@ -144,7 +144,11 @@ def batch_reached(plan: ArmPlan, steps: Sequence[StepSummary]) -> BatchReached:
 
 def needed(plan: CheckPlan, steps: Sequence[StepSummary]) -> tuple[Needed, ...]:
     """How often what the check needs happened, over all the steps of its arms."""
-    return tuple(
-        Needed(name=name, needed=times, reached=sum(int(getattr(s, name)) for s in steps))
-        for name, times in plan.needs
+
+    def reached(name: str) -> int:
+        return sum(int(getattr(s, name)) for s in steps)
+
+    return (
+        *(Needed(name=name, needed=times, reached=reached(name)) for name, times in plan.needs),
+        *(Needed(name=name, needed=0, reached=reached(name), at_most=0) for name in plan.never),
     )

@@ -28,7 +28,7 @@ class StepSummary:
 
     Attributes:
         steps: engine steps that scheduled at least one token.
-        max_requests: most requests in one step.
+        max_requests: most requests in one step; where several ranks schedule, the sum of their largest.
         max_tokens: most tokens in one step.
         preemptions: requests preempted.
         split_prefills: requests whose prefill took more than one step.
@@ -37,6 +37,8 @@ class StepSummary:
         aborted: requests that were aborted before their end.
         first_bursts: 1 for the burst before which the engine had served no request at all.
         adapter_steps: steps in which requests with two LoRA adapters or more ran together.
+        ranks: data parallel ranks that scheduled something.
+        accepted_tokens, rejected_tokens: drafted tokens, by what became of them (the engine's own counters).
     """
 
     steps: int
@@ -49,6 +51,14 @@ class StepSummary:
     aborted: int = 0
     first_bursts: int = 0
     adapter_steps: int = 0
+    ranks: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
+
+    @property
+    def spread_bursts(self) -> int:
+        """1 where several data parallel ranks had requests."""
+        return int(self.ranks > 1)
 
 
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
         for check in spec.suites[cell.suite].checks
         if profile in check.profiles
         and met(check.needs)
-        and not (check.unless is not None and met(check.unless))
+        and not any(met(conditions) for conditions in check.unless)
     )
 
 

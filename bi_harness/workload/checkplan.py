@@ -13,12 +13,15 @@ from bi_harness.workload.requests import Limits, Member, Request
 
 Condition = Literal[
     "aborted",
+    "accepted_tokens",
     "adapter_steps",
     "cached_tokens",
     "first_bursts",
     "mixed_steps",
     "preemptions",
+    "rejected_tokens",
     "split_prefills",
+    "spread_bursts",
 ]
 """Fields of ``StepSummary`` that a check can need."""
 
@@ -55,6 +58,7 @@ class CheckPlan:
     Attributes:
         subjects: each is observed alone first; that is the reference of every arm.
         arms: at least one.
+        never: what must not have happened.
         arms_first: the arms run before the subjects alone, where those have not run in an earlier check.
         needs: what must have happened, over all arms, for equality to mean anything: the field of the
             scheduler's summary and how often at least.
@@ -63,6 +67,7 @@ class CheckPlan:
     subjects: tuple[Request, ...]
     arms: tuple[ArmPlan, ...]
     needs: tuple[tuple[Condition, int], ...] = ()
+    never: tuple[Condition, ...] = ()
     arms_first: bool = False
 
 

@@ -6,7 +6,13 @@ synthetic checkpoint certifies a model's *shape* on a host without network, or f
 ``python -m bi_harness.workload.checkpoint SPEC_JSON OUT_DIR`` makes one under the engine's interpreter.
 Worker side: standard library, torch, transformers, tokenizers, safetensors alone.
 
-The spec is ``{"config": {"model_type": ..., ...}, "dtype": "bfloat16", "seed": 0, "weight_scale": 1.0}``.
+The spec is ``{"config": {"model_type": ..., ...}, "dtype": "bfloat16", "seed": 0, "weight_scale": 1.0}``, and
+for speculative decoding, where random weights would never agree on a token:
+
+- ``"next_token": true`` makes a target whose every token has one that follows it: row ``p(t)`` of the
+  ``lm_head`` is the embedding of ``t``, for a random permutation ``p``.
+- ``"draft_noise": 0.5`` makes an EAGLE head for the target of the same spec: one layer over the token's own
+  embedding, which agrees with the target as far as the noise lets it (0: always).
 """
 
 from __future__ import annotations
@@ -98,6 +104,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _make(spec: dict[str, Any], folder: Path) -> str:
+    if spec.get("draft_noise") is not None:
+        return _make_draft(spec, folder)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -115,6 +123,8 @@ def _make(spec: dict[str, Any], folder: Path) -> str:
     model.tie_weights()
     tied = bool(getattr(config, "tie_word_embeddings", False))
     _draw(model, int(spec["seed"]), float(spec["weight_scale"]), tied=tied)
+    if spec.get("next_token"):
+        _let_tokens_follow(model, int(spec["seed"]), tied=tied)
     model.save_pretrained(folder)
     write_tokenizer(folder, int(config.vocab_size))
     return checkpoint_digest(folder)
@@ -149,6 +159,51 @@ def _draw(model: Any, seed: int, scale: float, *, tied: bool) -> None:
             if buffer.is_floating_point() and name in model.state_dict():
                 stream = torch.Generator().manual_seed(_stream(seed, name))
                 buffer.copy_(torch.randn(tuple(buffer.shape), generator=stream) * 0.1 * scale)
+
+
+def _let_tokens_follow(model: Any, seed: int, *, tied: bool) -> None:
+    """Give each token one that follows it.
+
+    Raises:
+        ValueError: the embedding is the ``lm_head`` too.
+    """
+    import torch
+
+    if tied:
+        raise ValueError("next_token needs an lm_head of its own: tie_word_embeddings is true")
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    stream = torch.Generator().manual_seed(_stream(seed, "next_token"))
+    with torch.no_grad():
+        head[torch.randperm(len(head), generator=stream)] = embedding / embedding.shape[1] ** 0.5
+
+
+def _make_draft(spec: dict[str, Any], folder: Path) -> str:
+    """The EAGLE head: the target's embedding, ``fc`` that passes the embedding on, and one random layer."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    target = {k: v for k, v in spec.items() if k not in ("draft_noise", "next_token")}
+    settings = {**target["config"], "num_hidden_layers": 1}
+    dtype, seed = getattr(torch, spec["dtype"]), int(spec["seed"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    config.dtype = dtype
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # The embedding's stream is named by the seed and its name alone: it is the target's.
+    _draw(model, seed, float(spec["weight_scale"]), tied=False)
+    size = int(config.hidden_size)
+    stream = torch.Generator().manual_seed(_stream(seed, "draft_noise"))
+    noise = torch.randn((size, 2 * size), generator=stream) / (2 * size) ** 0.5
+    fc = torch.cat((torch.eye(size), torch.zeros(size, size)), dim=1) + float(spec["draft_noise"]) * noise
+    weights = {"embed_tokens.weight": model.get_input_embeddings().weight, "fc.weight": fc.to(dtype)}
+    for name, parameter in model.named_parameters():
+        # An EAGLE head has no norm before its first layer, and the target's lm_head.
+        if ".layers." in name and not name.endswith("input_layernorm.weight"):
+            weights[name.removeprefix("model.")] = parameter
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    return checkpoint_digest(folder)
 
 
 def _stream(seed: int, name: str) -> int:
