@@ -71,8 +71,8 @@ def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
         for check in spec.suites[cell.suite].checks
         if profile in check.profiles
         and met(check.needs)
+        and not any(met(conditions) for conditions in check.unless)
         and _has_draft(spec.models[cell.model], check)
-        and not (check.unless is not None and met(check.unless))
     )
 
 

@@ -80,8 +80,8 @@ def _of_suite(check: _References, suite: SuiteSpec, source: YamlSource) -> Itera
             yield block(source, (*route, "id"), what)
         first.setdefault(spec.id, i)
         yield from check.conditions(source, (*route, "needs"), spec.needs)
-        if spec.unless is not None:
-            yield from check.conditions(source, (*route, "unless"), spec.unless)
+        for number, conditions in enumerate(spec.unless):
+            yield from check.conditions(source, (*route, "unless", number), conditions)
 
 
 def _of_sharing(suites: Mapping[str, tuple[SuiteSpec, YamlSource]]) -> Iterator[str]:

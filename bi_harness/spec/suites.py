@@ -65,7 +65,7 @@ class CheckSpec(SpecModel):
         id: its name in results.
         test: ``file::function`` in the suite's folder.
         needs: the cells that it makes sense on; everywhere by default.
-        unless: of those, the cells that it does not make sense on.
+        unless: of those, the cells that it does not make sense on: where any of these is met.
         profiles: the run profiles that include it.
         engine_args: arguments of ``vllm.LLM`` over the suite's. A check that has some runs on engines of its
             own; those of its neighbours in the list that have the same share them.
@@ -77,7 +77,7 @@ class CheckSpec(SpecModel):
     id: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
     test: Annotated[str, Field(strict=True, pattern=r"^test_\w+\.py::test_\w+$")]
     needs: Conditions = Field(default_factory=Conditions)
-    unless: Conditions | None = None
+    unless: tuple[Conditions, ...] = ()
     profiles: Annotated[Profiles, Field(min_length=1)] = PROFILES
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapters: Number = 0

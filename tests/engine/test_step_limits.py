@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bi_harness.engine import step_limits
@@ -169,6 +169,7 @@ def test_two_schedulers_are_held_apart(tmp_path: Path) -> None:
     assert sorted(two.pool.free) == list(range(40))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.none() | st.integers(1, 2 * BUDGET), st.none() | st.integers(0, 2 * BLOCKS)), max_size=8

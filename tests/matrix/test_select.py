@@ -130,7 +130,8 @@ def test_a_check_does_not_run_where_its_unless_is_met(tmp_path: Path) -> None:
     files = Files(tmp_path)
     files.suite = files.suite.replace(
         "timeouts:",
-        '  - {id: late, test: "test_c.py::test_c", summary: Three., unless: {kind: cpu, mode: eager}}\n'
+        '  - {id: late, test: "test_c.py::test_c", summary: Three.,'
+        " unless: [{tp: 9}, {kind: cpu, mode: eager}]}\n"
         "timeouts:",
     )
     spec = files.load()
