@@ -125,13 +125,13 @@ def draft_spec(
         checkpoint: of the target.
 
     Raises:
-        UsageError: the draft is named and the target is synthetic, or the other way round.
+        UsageError: there is no such draft for the weights that run.
     """
     name = check.speculation.draft if check is not None and check.speculation is not None else None
     if name is None:
         return None
     draft = model.drafts[name]
-    if (draft.noise is None) != (checkpoint is None):
+    if not draft.fits(synthetic=checkpoint is not None):
         raise UsageError(
             f"{model.id}: the draft {name} is {'a repository' if draft.noise is None else 'synthetic'} and "
             f"the model runs {'its own' if checkpoint is None else 'synthetic'} weights: they do not agree"
@@ -245,4 +245,5 @@ def _speculation(
         return {**config, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     named = model.drafts[spec.draft]
     path = named.hf if draft is None else f"{model_cache}/{spec_digest(draft)[:32]}"
-    return {**config, "model": path, **({"revision": named.revision} if named.revision else {})}
+    revision = named.revision if draft is None else None
+    return {**config, "model": path, **({"revision": revision} if revision else {})}

@@ -92,6 +92,7 @@ class Plan:
         profile: ``smoke``, ``nightly`` or ``release``.
         cells: every cell, run or skipped, in a stable order.
         units: the units, in a stable order.
+        weights: ``named`` or ``synthetic``.
     """
 
     device: str
@@ -99,3 +100,4 @@ class Plan:
     profile: str
     cells: tuple[PlannedCell, ...]
     units: tuple[Unit, ...]
+    weights: str = "named"

@@ -93,6 +93,7 @@ def expand(
         device=device,
         vllm_version=vllm_version,
         profile=profile,
+        weights=weights,
         cells=tuple(cells),
         units=units_of(cells, cpu=place.kind == "cpu"),
     )

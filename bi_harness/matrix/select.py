@@ -57,9 +57,10 @@ def absent(names: Iterable[str], plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name not in present)
 
 
-def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
+def checks_of(spec: Spec, cell: Cell, profile: str, weights: str = "named") -> tuple[CheckSpec, ...]:
     """The checks of the cell's suite that make sense on the cell and belong to the run profile."""
-    attention = spec.models[cell.model].attention
+    model = spec.models[cell.model]
+    attention, synthetic = model.attention, model.synthetic or weights == "synthetic"
     point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite)
     device = spec.devices[cell.device]
 
@@ -72,13 +73,13 @@ def checks_of(spec: Spec, cell: Cell, profile: str) -> tuple[CheckSpec, ...]:
         if profile in check.profiles
         and met(check.needs)
         and not any(met(conditions) for conditions in check.unless)
-        and _has_draft(spec.models[cell.model], check)
+        and _has_draft(model, check, synthetic=synthetic)
     )
 
 
-def _has_draft(model: ModelSpec, check: CheckSpec) -> bool:
-    draft = check.speculation.draft if check.speculation is not None else None
-    return draft is None or draft in model.drafts
+def _has_draft(model: ModelSpec, check: CheckSpec, *, synthetic: bool) -> bool:
+    name = check.speculation.draft if check.speculation is not None else None
+    return name is None or (name in model.drafts and model.drafts[name].fits(synthetic=synthetic))
 
 
 def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
@@ -94,7 +95,7 @@ def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
     checks: dict[str, tuple[str, ...]] = {}
     for planned in plan.cells:
         cell = planned.cell.id
-        names = [check.id for check in checks_of(spec, planned.cell, plan.profile)]
+        names = [check.id for check in checks_of(spec, planned.cell, plan.profile, plan.weights)]
         if matches is not None:
             names = [name for name in names if matches(f"{cell}::{name}")]
         if names:

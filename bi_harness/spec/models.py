@@ -27,11 +27,12 @@ _NEEDED = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_head
 
 
 class DraftSpec(SpecModel):
-    """A draft for speculative decoding: made on the spot for a synthetic model, or a repository.
+    """A draft for speculative decoding.
 
     Attributes:
-        noise: on the projection of a synthetic draft: 0 agrees with the target, more agrees less.
-        hf: Hugging Face repository.
+        noise: on the projection of a draft made on the spot, for synthetic weights: 0 agrees with the target,
+            more agrees less, and a wider model takes more of it.
+        hf: Hugging Face repository, for the model's own weights.
         revision: commit, tag or branch of ``hf``.
     """
 
@@ -40,10 +41,16 @@ class DraftSpec(SpecModel):
     revision: Text | None = None
 
     @model_validator(mode="after")
-    def _one_origin(self) -> DraftSpec:
-        if (self.noise is None) == (self.hf is None):
-            raise ValueError("give one of noise (a draft made on the spot) and hf (a repository)")
+    def _some_origin(self) -> DraftSpec:
+        if self.noise is None and self.hf is None:
+            raise ValueError("give noise (a draft made on the spot), hf (a repository), or both")
+        if self.revision and self.hf is None:
+            raise ValueError("a draft made on the spot has no revision")
         return self
+
+    def fits(self, *, synthetic: bool) -> bool:
+        """Whether there is such a draft for the weights that run."""
+        return (self.noise if synthetic else self.hf) is not None
 
 
 class ModelSpec(SpecModel):
@@ -70,7 +77,7 @@ class ModelSpec(SpecModel):
         gated: whether ``hf`` needs a token.
         profiles: the run profiles that include it; a model that is named on the command line runs in any.
         devices: the devices that it is for; ``None`` for all.
-        next_token: whether each token of the synthetic model has one that follows it, so that a draft can
+        next_token: whether, with synthetic weights, each token has one that follows it, so that a draft can
             agree with it.
         drafts: EAGLE heads, by what checks call them: ``main``, ``agreeing``, ``wrong``.
     """
