@@ -17,6 +17,7 @@ for speculative decoding, where random weights would never agree on a token:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -109,7 +110,8 @@ def _make(spec: dict[str, Any], folder: Path) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = dict(spec["config"])
+    # A copy through and through: transformers changes nested values (rope_scaling), and the spec is the name.
+    settings = copy.deepcopy(spec["config"])
     dtype = getattr(torch, spec["dtype"])
     try:
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -184,7 +186,7 @@ def _make_draft(spec: dict[str, Any], folder: Path) -> str:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     target = {k: v for k, v in spec.items() if k not in ("draft_noise", "next_token")}
-    settings = {**target["config"], "num_hidden_layers": 1}
+    settings = {**copy.deepcopy(target["config"]), "num_hidden_layers": 1}
     dtype, seed = getattr(torch, spec["dtype"]), int(spec["seed"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     config.dtype = dtype
