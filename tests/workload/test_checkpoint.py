@@ -207,6 +207,19 @@ def test_another_spec_gives_other_bytes(real: Path, tmp_path: Path, change: dict
     assert ensure(spec(**change), tmp_path / "other")["digest"] != checkpoint_digest(real)
 
 
+def test_a_spec_stays_what_it_was(tmp_path: Path) -> None:
+    """transformers changes nested values of what it is given, and the spec is the folder's name."""
+    pytest.importorskip("transformers")
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling["original_max_position_embeddings"] = 64
+    config = {**TINY["config"], "model_type": "llama", "rope_theta": 5e5, "rope_scaling": scaling}
+    scaled = spec(config=config)
+    before = json.dumps(scaled)
+    made = ensure(scaled, tmp_path / "c")
+    assert json.dumps(scaled) == before
+    assert ensure(json.loads(before), tmp_path / "c") == made
+
+
 def test_another_process_gives_the_same_bytes(real: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(TINY))
     command = [sys.executable, "-m", "bi_harness.workload.checkpoint"]
