@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bi_harness.certificate.axes import across
 from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
@@ -64,7 +65,8 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     if unplanned:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
     interrupted = fold.finished is None or fold.finished.interrupted
-    verdict_, why = verdict(results, complete=not interrupted)
+    axes = across(results)
+    verdict_, why = verdict(results, complete=not interrupted, axes=axes)
     engine, disagreements = _engine_provenance(fold.engines)
     if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
@@ -97,6 +99,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 provenance=provenance,
                 checks=results,
                 power=start.power,
+                axes=axes,
             ),
         ),
     )

@@ -64,6 +64,24 @@ class Power(Record):
     current: bool
 
 
+class AxisComparison(Record):
+    """One check at two sizes of a parallel axis.
+
+    Attributes:
+        name: ``dp_digest_equal`` or ``tp_digest_equal``.
+        check: its id.
+        cells: the smaller size's cell and the larger one's.
+        equal: whether all observations have the same bits.
+        required: whether they must have.
+    """
+
+    name: str
+    check: str
+    cells: tuple[str, str]
+    equal: bool
+    required: bool
+
+
 class Totals(Record):
     """How many checks have each status."""
 
@@ -112,6 +130,7 @@ class HarnessResult(Record):
         provenance: versions, digests, the command; see ``docs`` of the provenance module.
         checks: every planned check, run or skipped, in plan order.
         power: what the suites are known to catch; a suite without a self-test is not in it.
+        axes: the checks that ran at several parallel sizes.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -128,6 +147,7 @@ class HarnessResult(Record):
     provenance: dict[str, Any]
     checks: tuple[CheckResult, ...]
     power: tuple[Power, ...] = ()
+    axes: tuple[AxisComparison, ...] = ()
 
 
 class Predicate(Record):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.records import CheckResult, Verdict
-from bi_harness.certificate.statement import Totals
+from bi_harness.certificate.statement import AxisComparison, Totals
 from bi_harness.compare.evidence import control_weakness, differs, weakness
 from bi_harness.exits import ExitCode
 
@@ -21,7 +22,9 @@ def totals(results: Iterable[CheckResult]) -> Totals:
     return Totals(**counts)
 
 
-def verdict(results: Sequence[CheckResult], *, complete: bool) -> tuple[Verdict, str]:
+def verdict(
+    results: Sequence[CheckResult], *, complete: bool, axes: Sequence[AxisComparison] = ()
+) -> tuple[Verdict, str]:
     """The verdict of a device within a run's scope, and one sentence on what it rests on.
 
     One failure is ``NOT_CERTIFIED``, whatever the rest. ``CERTIFIED`` needs every check that was to run to
@@ -31,10 +34,14 @@ def verdict(results: Sequence[CheckResult], *, complete: bool) -> tuple[Verdict,
     Args:
         results: every planned check.
         complete: whether the run came to its end.
+        axes: the checks at several parallel sizes: bits that must be equal across them and are not are a
+            failure too.
     """
     failed = [r for r in results if r.status == "fail"]
     if failed:
         return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: bits depend on the batch"
+    if difference := unequal(axes):
+        return "NOT_CERTIFIED", difference
     if hollow := [r for r in results if r.status == "pass" and (why_hollow(r))]:
         first = hollow[0]
         return "INCONCLUSIVE", f"{first.cell} {first.check} reads pass, but {why_hollow(first)}"

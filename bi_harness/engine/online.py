@@ -70,6 +70,13 @@ class OnlineEngine:
             dead = self._loop.run_until_complete(self._dead_ranks())
             raise RuntimeError(f"{dead or 'the engine failed'}: {type(error).__name__}: {error}") from error
 
+    def ranks_of(self, burst: Sequence[Member]) -> set[str]:
+        """Those that the burst's requests go to: ``dp0``, ``dp1``, ..."""
+        return {f"dp{self._rank(burst, index)}" for index in range(len(burst))}
+
+    def _rank(self, burst: Sequence[Member], index: int) -> int:
+        return (index if len(burst) > 1 else burst[index].request) % self._ranks
+
     def shut_down(self) -> None:
         """End it and its processes."""
         self._engine.shutdown()
@@ -87,9 +94,8 @@ class OnlineEngine:
                 step = max(step, burst[waiting[0]].arrival)  # a gap in which nothing runs
             while waiting and burst[waiting[0]].arrival <= step:
                 index = waiting.pop(0)
-                place = index if len(burst) > 1 else burst[index].request
                 tasks[index] = asyncio.ensure_future(
-                    self._answer(requests[burst[index].request], place % self._ranks)
+                    self._answer(requests[burst[index].request], self._rank(burst, index))
                 )
                 running.append(tasks[index])
             due = {

@@ -2,8 +2,8 @@
 
 A batch that was asked for is not a batch that formed: the scheduler may admit fewer requests, split a
 prefill or preempt. The probe wraps ``Scheduler.schedule`` of a running vLLM and appends what came out of it
-to ``<folder>/steps-<pid>.jsonl``. It reads counts only, and runs in both arms alike. It changes nothing, but
-where a check holds the scheduler to limits (``step_limits``).
+to ``<folder>/steps-dp<rank>-<pid>.jsonl``. It reads counts only, and runs in both arms alike. It changes
+nothing, but where a check holds the scheduler to limits (``step_limits``).
 
 Worker side: standard library and vLLM alone.
 """
@@ -47,6 +47,12 @@ def install(folder: str) -> None:
     Scheduler.schedule = schedule
 
 
+def data_parallel_rank(vllm_config: Any) -> int:
+    """The rank of this process: a dense model's ranks are told that they are alone, but for their index."""
+    parallel = vllm_config.parallel_config
+    return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
+
+
 def _append(folder: str, scheduler: Any, output: Any) -> None:
     if not output.total_num_scheduled_tokens:
         return
@@ -62,7 +68,8 @@ def _append(folder: str, scheduler: Any, output: Any) -> None:
         "preempted": len(getattr(output, "preempted_req_ids", None) or ()),
     }
     # The pid is taken at every step: an engine core may be forked after the plugin was loaded.
-    with open(os.path.join(folder, f"steps-{os.getpid()}.jsonl"), "a", encoding="utf-8") as log:
+    name = f"steps-dp{data_parallel_rank(scheduler.vllm_config)}-{os.getpid()}.jsonl"
+    with open(os.path.join(folder, name), "a", encoding="utf-8") as log:
         log.write(json.dumps(record, separators=(",", ":")) + "\n")
 
 
@@ -72,10 +79,13 @@ class StepLog:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._offsets: dict[Path, int] = {}
+        self.ranks: set[str] = set()
+        """Those that scheduled something in the steps that were read last: ``dp0``, ``dp1``, ..."""
 
     def read(self) -> StepSummary:
         """The steps since the last call, over all processes that schedule (one for each DP rank)."""
-        steps = max_requests = max_tokens = preemptions = split = mixed = cached = adapters = ranks = 0
+        steps = max_requests = max_tokens = preemptions = split = mixed = cached = adapters = 0
+        self.ranks = set()
         for path in sorted(self._folder.glob("steps-*.jsonl")):
             with open(path, "rb") as log:
                 start = self._offsets.get(path, 0)
@@ -96,7 +106,8 @@ class StepLog:
                 cached += record.get("cached", 0)
                 adapters += record.get("adapters", 0) > 1
             max_requests += largest
-            ranks += bool(largest)
+            if largest:
+                self.ranks.add(path.stem.split("-")[1])
         return StepSummary(
             steps,
             max_requests,
@@ -106,7 +117,7 @@ class StepLog:
             mixed,
             cached,
             adapter_steps=adapters,
-            ranks=ranks,
+            ranks=len(self.ranks),
         )
 
 

@@ -250,9 +250,9 @@ def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any)
             found, aborted = engine.run_burst(requests, burst)
             outputs += found
             counted = {name: after - before[name] for name, after in _drafted(engine).items()}
-            summaries.append(
-                {**asdict(steps.read()), **counted, "aborted": aborted, "first_bursts": int(first)}
-            )
+            summary = steps.read()
+            _all_ranks_served(engine, burst, steps.ranks)
+            summaries.append({**asdict(summary), **counted, "aborted": aborted, "first_bursts": int(first)})
             say({"event": "progress", "done": number, "of": len(bursts)})
     finally:
         _hold(engine, Limits(), [])
@@ -263,6 +263,16 @@ def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any)
         "steps": summaries,
         "generate_s": generate_s,
     }
+
+
+def _all_ranks_served(engine: Engine, burst: list[Member], served: set[str]) -> None:
+    """Every data parallel rank that was given a request of the burst must have scheduled it.
+
+    Raises:
+        Refused: one did not.
+    """
+    if isinstance(engine, OnlineEngine) and (idle := engine.ranks_of(burst) - served):
+        raise Refused(f"data parallel rank {', '.join(sorted(idle))} was given requests and scheduled none")
 
 
 def _drafted(engine: Engine) -> dict[str, int]:

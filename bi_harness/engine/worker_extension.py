@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from bi_harness.engine import step_probe
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 
 
@@ -44,7 +45,7 @@ class Readback:
         native = bool(getattr(envs, "VLLM_BATCH_INVARIANT", False))
         fault = registry.planted()
         answer = {
-            "dp_rank": config.parallel_config.data_parallel_rank,
+            "dp_rank": step_probe.data_parallel_rank(config),
             "tp_rank": self.rank % config.parallel_config.tensor_parallel_size,  # type: ignore[attr-defined]
             "invariance_by": [*cpu.active(), *(["VLLM_BATCH_INVARIANT=1"] if native else [])],
             **({"planted_fault": fault} if fault else {}),

@@ -103,13 +103,14 @@ def _banner(statement: Statement, console: Console) -> Panel:
     result = statement.predicate.bi_harness
     style = _VERDICT_STYLES[result.verdict]
     body = Text.assemble((facts.VERDICT_WORDS[result.verdict], style), "\n")
-    power = facts.power_label(statement)
+    power, axes = facts.power_label(statement), facts.axes_label(statement)
     lines = [
         clean(result.why, 1_000),
         f"{facts.device_label(statement)}, vLLM {facts.vllm_version(statement)}",
         f"Weights: {facts.weights_label(statement)}",
         f"Scope: {facts.scope_label(statement)}",
         f"Checks: {facts.counts_line(statement)}",
+        f"Axes: {axes}" if axes else "",
         f"Power: {power}" if power else "",
         *facts.caveats(statement),
     ]

@@ -114,6 +114,22 @@ def power_label(statement: Statement) -> str:
     return "; ".join(lines)
 
 
+def axes_label(statement: Statement) -> str:
+    """What came of the checks that ran at several parallel sizes; empty where none did."""
+    axes = statement.predicate.bi_harness.axes
+    lines = []
+    for name, words in (("dp_digest_equal", "data"), ("tp_digest_equal", "tensor")):
+        found = [axis for axis in axes if axis.name == name]
+        if found:
+            equal = sum(axis.equal for axis in found)
+            note = "" if all(axis.required for axis in found) else ", as information"
+            lines.append(
+                f"{equal:,} of {plural(len(found), 'check')} have the same bits at another {words} "
+                f"parallel size{note}"
+            )
+    return "; ".join(lines)
+
+
 def caveats(statement: Statement) -> tuple[str, ...]:
     """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
     result = statement.predicate.bi_harness

@@ -88,7 +88,7 @@ def _head(statement: Statement) -> list[tuple[str, str]]:
         date += ", never finished"
     elif ran is not None:
         date += f", {text.duration(ran)}"
-    power = facts.power_label(statement)
+    power, axes = facts.power_label(statement), facts.axes_label(statement)
     return [
         ("Device", facts.device_label(statement)),
         ("vLLM", facts.vllm_version(statement)),
@@ -96,6 +96,7 @@ def _head(statement: Statement) -> list[tuple[str, str]]:
         ("Weights", facts.weights_label(statement)),
         ("Date", date),
         ("Checks", facts.counts_line(statement)),
+        *([("Axes", axes)] if axes else []),
         *([("Power", power)] if power else []),
         ("Seed", text.scalar(result.scope.seed)),
         ("Run", text.clean(result.run_id, 120)),

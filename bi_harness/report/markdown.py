@@ -77,6 +77,7 @@ def _head(statement: Statement) -> str:
         ("started", when(result.started)),
         ("run", result.run_id),
         ("checks", facts.counts_line(statement)),
+        *([("axes", axes)] if (axes := facts.axes_label(statement)) else []),
         *([("power", power)] if (power := facts.power_label(statement)) else []),
     )
     lines = [f"## {title}: {escape(facts.device_label(statement))}", ""]

@@ -344,6 +344,7 @@ class Steps:
 
     def __init__(self) -> None:
         self.reads = 0
+        self.ranks = {"dp0"}
 
     def read(self) -> StepSummary:
         self.reads += 1

@@ -16,14 +16,17 @@ from bi_harness.engine.protocol import StepSummary
 from bi_harness.engine.step_probe import StepLog
 
 NOTHING = StepSummary(0, 0, 0, 0, 0)
-NO_LORA = SimpleNamespace(running=[])
+NO_LORA = SimpleNamespace(
+    running=[],
+    vllm_config=SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_index=3, data_parallel_rank=0)),
+)
 
 
 def line(tokens: dict[str, int], new: dict[str, int] | None = None, preempted: int = 0) -> str:
     return json.dumps({"tokens": tokens, "new": new or {}, "preempted": preempted}) + "\n"
 
 
-def add(folder: Path, text: str, name: str = "steps-1.jsonl") -> None:
+def add(folder: Path, text: str, name: str = "steps-dp0-1.jsonl") -> None:
     with open(folder / name, "a", encoding="utf-8") as log:
         log.write(text)
 
@@ -51,7 +54,7 @@ def test_all_processes_that_schedule_count_also_those_that_come_later(tmp_path: 
     add(tmp_path, line({"a": 3}))
     assert log.read().steps == 1
     add(tmp_path, line({"a": 1}))
-    add(tmp_path, line({"b": 8, "c": 1}), "steps-22.jsonl")
+    add(tmp_path, line({"b": 8, "c": 1}), "steps-dp1-22.jsonl")
     add(tmp_path, "not a step", "other.jsonl")
     # Two ranks have a batch each, and together that of both.
     assert log.read() == StepSummary(2, 3, 9, 0, 0, ranks=2)
@@ -76,7 +79,7 @@ def test_wherever_it_is_cut_every_step_is_read_once(sizes: list[int], data: st.D
     with tempfile.TemporaryDirectory() as folder:
         log, seen, largest = StepLog(folder), 0, 0
         for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
-            with open(os.path.join(folder, "steps-9.jsonl"), "ab") as file:
+            with open(os.path.join(folder, "steps-dp0-9.jsonl"), "ab") as file:
                 file.write(raw[start:end])
             summary = log.read()
             seen, largest = seen + summary.steps, max(largest, summary.max_requests)
@@ -101,7 +104,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
         str(tmp_path), NO_LORA, output({"a": 1, "b": 4}, scheduled_new_reqs=[new], preempted_req_ids={"c"})
     )
     step_probe._append(str(tmp_path), NO_LORA, output({}))  # an idle turn is no step
-    assert [p.name for p in tmp_path.iterdir()] == [f"steps-{os.getpid()}.jsonl"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"steps-dp3-{os.getpid()}.jsonl"]
     assert StepLog(str(tmp_path)).read() == StepSummary(
         1, 2, 5, 1, 1, mixed_steps=1, cached_tokens=2, ranks=1
     )
@@ -118,5 +121,6 @@ def test_steps_with_several_adapters_are_counted(tmp_path: Path) -> None:
         running = [
             SimpleNamespace(lora_request=SimpleNamespace(lora_int_id=n) if n else None) for n in numbers
         ]
-        step_probe._append(str(tmp_path), SimpleNamespace(running=running), output({"a": 1}))
+        scheduler = SimpleNamespace(running=running, vllm_config=NO_LORA.vllm_config)
+        step_probe._append(str(tmp_path), scheduler, output({"a": 1}))
     assert StepLog(str(tmp_path)).read().adapter_steps == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bi_harness.engine import step_probe
+
 
 def sampler_seed() -> None:
     """All seeded rows draw from one generator."""
@@ -72,7 +74,7 @@ def rank_seed() -> None:
     def add_request(self: Any, request: Any) -> Any:
         params = request.sampling_params
         seeded = params is not None and params.seed is not None
-        if self.vllm_config.parallel_config.data_parallel_rank and seeded:
+        if step_probe.data_parallel_rank(self.vllm_config) and seeded:
             params.seed += 1
         return stock(self, request)
 
