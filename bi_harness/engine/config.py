@@ -178,6 +178,8 @@ def engine_config(
         "max_num_seqs": max_num_seqs,
         "tensor_parallel_size": cell.tp,
         **({"data_parallel_size": cell.dp, "data_parallel_backend": "mp"} if cell.dp > 1 else {}),
+        # vLLM's own kernel for it takes small messages alone; its invariance mode switches it off too.
+        **({"disable_custom_all_reduce": True} if cell.tp > 1 else {}),
         "enforce_eager": cell.mode == "eager",
         "attention_config": {"backend": cell.backend},
         "seed": 0,

@@ -250,6 +250,17 @@ FAULTS: dict[str, Fault] = {
             suite="eagle_dp",
             only="tp1-dp2",
         ),
+        Fault(
+            "all-reduce-size",
+            "order of an all-reduce by its message's size",
+            "#50136, #50505",
+            "model.layers.*.{self_attn.o_proj,mlp.down_proj}",
+            "parallel:all_reduce_size",
+            "An all-reduce of more than 16 rows moves by a ULP.",
+            model="llama-eagle-tiny",
+            suite="eagle_dp",
+            only="tp2-dp1",
+        ),
     )
 }
 
