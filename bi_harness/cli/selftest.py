@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Faults = Annotated[list[str] | None, typer.Option("--fault", help="Only this fault (repeatable).")]
 Clean = Annotated[int, typer.Option("--clean", min=0, help="Runs without a fault.")]
 FaultMode = Annotated[ModeName, typer.Option("--mode", help="Mode that the faults are tried in.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, each on its share of the cores.")
+]
 Record = Annotated[
     bool, typer.Option("--record", help="Keep the result with the suite; certificates then tell of it.")
 ]
@@ -30,6 +33,7 @@ def selftest(
     seed: Seed = 0,
     engine_python: EnginePython = None,
     out: Out = Path("reports"),
+    jobs: Jobs = 1,
     record: Record = False,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
@@ -58,6 +62,9 @@ def selftest(
     @contextmanager
     def headed(heading: str) -> Iterator[Callable[[Event], None]]:
         screen.print(heading, style="bold", markup=False, highlight=False, emoji=False)
+        if jobs > 1:  # the lines of several runs would be mixed
+            yield lambda event: None
+            return
         with watching(screen) as watch:
             yield watch
 
@@ -70,6 +77,7 @@ def selftest(
         seed=seed,
         out=out,
         engine_python=engine_python,
+        jobs=jobs,
     )
     with stop_signals() as stopped:
         folder, result = run_selftest(options, spec, headed, stopped=stopped)

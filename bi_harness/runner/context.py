@@ -36,6 +36,7 @@ class Context:
         journal: the file that events are appended to.
         model_cache: folder of checkpoints made on the spot.
         control: whether the control runs. Without it no check passes.
+        cores: the CPU cores that the unit and its engines keep to; empty for all.
     """
 
     device: str
@@ -55,6 +56,7 @@ class Context:
     journal: str
     model_cache: str
     control: bool = True
+    cores: tuple[int, ...] = ()
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -70,6 +72,6 @@ class Context:
         try:
             data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             cells = tuple(SelectedCell(Cell(**c["cell"]), tuple(c["checks"])) for c in data.pop("cells"))
-            return Context(cells=cells, **data)
+            return Context(cells=cells, cores=tuple(data.pop("cores", ())), **data)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a unit's file: {error}") from error

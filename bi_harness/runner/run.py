@@ -55,6 +55,7 @@ class RunOptions:
         command: the command line, for the certificate.
         fault: planted in the treatment (see ``bi_harness.invariance.faults``): never certified.
         control: whether the control runs: without it no check passes.
+        cores: the CPU cores that units keep to, for several runs side by side; empty for all.
     """
 
     device: str
@@ -72,6 +73,7 @@ class RunOptions:
     command: Sequence[str] = field(default_factory=lambda: tuple(sys.argv))
     fault: str | None = None
     control: bool = True
+    cores: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -314,6 +316,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
             control=options.control and not options.environment().get(PLANT_VARIABLE),
+            cores=options.cores,
         ),
         folder=folder,
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),

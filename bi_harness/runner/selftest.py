@@ -8,11 +8,14 @@ alarm, whatever stock vLLM does.
 from __future__ import annotations
 
 import os
+import queue
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 from bi_harness.certificate.events import Event
@@ -56,6 +59,7 @@ class SelfTestOptions:
         seed: of the workload; that of the first clean run.
         out: a folder for the runs is made under ``out/selftest``.
         engine_python: the interpreter that has vLLM; ``None`` for this one.
+        jobs: runs side by side, each on its share of the CPU's cores.
     """
 
     faults: tuple[Fault, ...]
@@ -64,6 +68,7 @@ class SelfTestOptions:
     seed: int
     out: Path
     engine_python: str | None
+    jobs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +116,34 @@ def selftest(
     folder = (
         options.out.absolute() / "selftest" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     )
+    shares = core_shares(sorted(os.sched_getaffinity(0)), options.jobs)
+    free: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+    for share in shares:
+        free.put(share)
+
+    def one(run: _Run) -> tuple[_Run, Statement] | None:
+        if stopped():
+            return None
+        cores = free.get()
+        try:
+            return run, _execute(run, options, spec, folder, watching, stopped, cores)
+        finally:
+            free.put(cores)
+
     started = now()
     faults: list[FaultResult] = []
     unsound: list[str] = []
     clean = alarms = 0
     vllm = ""
-    for run in _runs(options):
-        if stopped():
-            break
-        _, statement = _execute(run, options, spec, folder, watching, stopped)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(one, run) for run in _runs(options)]
+        try:
+            made = [outcome for future in futures if (outcome := future.result()) is not None]
+        except BaseException:
+            # A run that could not even begin: the others could not either.
+            pool.shutdown(cancel_futures=True)
+            raise
+    for run, statement in made:
         vllm = vllm or _vllm(statement)
         why = without_answer(statement, run.fault)
         if run.fault is not None:
@@ -171,6 +195,24 @@ def exit_code(result: SelfTest, *, interrupted: bool) -> ExitCode:
     return ExitCode.CERTIFIED
 
 
+def core_shares(cores: Sequence[int], jobs: int) -> list[tuple[int, ...]]:
+    """The cores of each of ``jobs`` runs side by side: equal shares, the first ones larger by what is left.
+
+    Returns:
+        One empty share, for all cores, where there is one job.
+
+    Raises:
+        UsageError: there are fewer cores than jobs.
+    """
+    if jobs < 1 or jobs > len(cores):
+        raise UsageError(f"--jobs {jobs}: give 1 to {len(cores)}, the number of cores")
+    if jobs == 1:
+        return [()]
+    size, more = divmod(len(cores), jobs)
+    starts = [i * size + min(i, more) for i in range(jobs + 1)]
+    return [tuple(cores[a:b]) for a, b in pairwise(starts)]
+
+
 def _runs(options: SelfTestOptions) -> Iterator[_Run]:
     for number, fault in enumerate(options.faults, start=1):
         heading = f"fault {number}/{len(options.faults)} {fault.id}: {fault.title}"
@@ -190,7 +232,8 @@ def _execute(
     folder: Path,
     watching: Watching,
     stopped: Callable[[], bool],
-) -> tuple[Path, Statement]:
+    cores: tuple[int, ...],
+) -> Statement:
     prepared = prepare(
         RunOptions(
             device=DEVICE,
@@ -203,11 +246,12 @@ def _execute(
             engine_python=options.engine_python,
             fault=run.fault,
             control=False,
+            cores=cores,
         ),
         spec,
     )
     with watching(run.heading) as watch:
-        return execute(prepared, watch, stopped=stopped)
+        return execute(prepared, watch, stopped=stopped)[1]
 
 
 def _fault_result(fault: Fault, statement: Statement, why: str) -> FaultResult:

@@ -51,6 +51,8 @@ class SuiteSession:
         """
         if options.bi_unit_file:
             context = Context.read(Path(options.bi_unit_file))
+            if context.cores:
+                os.sched_setaffinity(0, context.cores)  # the engines inherit it
             spec = load_spec(Path(context.models), Path(context.hardware), Path(context.suites))
             if dict(spec.digests) != context.spec_digests:
                 raise UsageError("the YAML files changed since the run began; start it again")

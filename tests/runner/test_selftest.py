@@ -31,6 +31,7 @@ from bi_harness.runner.selftest import (
     _runs,
     chosen,
     complete,
+    core_shares,
     exit_code,
     selftest,
 )
@@ -414,3 +415,24 @@ def test_what_a_run_tells_its_units_of_fault_and_control(
     ((context, environ),) = told
     assert environ.get(PLANT_VARIABLE) == seen
     assert context.control is control
+
+
+def test_one_job_has_all_the_cores_and_more_have_a_share_each() -> None:
+    assert core_shares([3, 5, 6], 1) == [()]
+    assert core_shares([3, 5, 6], 2) == [(3, 5), (6,)]
+    assert core_shares([3, 5, 6], 3) == [(3,), (5,), (6,)]
+
+
+@given(st.sets(st.integers(0, 255), min_size=1, max_size=64), st.data())
+def test_every_core_belongs_to_one_job(cores: set[int], data: st.DataObject) -> None:
+    jobs = data.draw(st.integers(2, len(cores)) if len(cores) > 1 else st.just(1))
+    shares = core_shares(sorted(cores), jobs)
+    if jobs > 1:
+        assert sorted(core for share in shares for core in share) == sorted(cores)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 4])
+def test_jobs_without_a_core_are_refused(jobs: int) -> None:
+    with pytest.raises(UsageError, match="give 1 to 3"):
+        core_shares([0, 1, 2], jobs)

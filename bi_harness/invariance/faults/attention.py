@@ -43,11 +43,27 @@ def split_kv() -> None:
     from vllm import _custom_ops
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
 
-    for owner, name in (
-        (_custom_ops, "cpu_attn_get_scheduler_metadata"),
-        (CPUAttentionMetadataBuilder, "build"),
-    ):
-        setattr(owner, name, inspect.unwrap(getattr(owner, name)))
+    CPUAttentionMetadataBuilder.build = inspect.unwrap(CPUAttentionMetadataBuilder.build)
+    for name in ("cpu_attn_get_scheduler_metadata", "cpu_attention_with_kv_cache"):
+        setattr(_custom_ops, name, _on_two_threads(inspect.unwrap(getattr(_custom_ops, name))))
+
+
+def _on_two_threads(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The work is split for as many threads as there are, so that with one nothing would be."""
+    import torch
+
+    # vLLM puts a function that does nothing in its place later on.
+    set_num_threads = torch.set_num_threads
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        threads = torch.get_num_threads()
+        set_num_threads(max(2, threads))
+        try:
+            return call(*args, **kwargs)
+        finally:
+            set_num_threads(threads)
+
+    return called
 
 
 def neighbour_tile() -> None:
