@@ -143,6 +143,7 @@ def make(references: dict[Any, Any] | None = None) -> Check:
         "one",
         engines=engines,  # type: ignore[arg-type]
         references={} if references is None else references,
+        plain={},
         emit=events.append,
         timeout_s=60,
         control_min_fraction=0.5,
