@@ -15,6 +15,7 @@ from bi_harness.cli.run import EnginePython, Out, Seed
 if TYPE_CHECKING:
     from bi_harness.certificate.events import Event
 
+Suite = Annotated[str, typer.Option("--suite", "-s", help="Suite to try.")]
 Faults = Annotated[list[str] | None, typer.Option("--fault", help="Only this fault (repeatable).")]
 Clean = Annotated[int, typer.Option("--clean", min=0, help="Runs without a fault.")]
 FaultMode = Annotated[ModeName, typer.Option("--mode", help="Mode that the faults are tried in.")]
@@ -27,6 +28,7 @@ Record = Annotated[
 
 
 def selftest(
+    suite: Suite = "batch_invariance",
     fault: Faults = None,
     clean: Clean = 20,
     mode: FaultMode = ModeName.eager,
@@ -71,7 +73,8 @@ def selftest(
     paths = default_paths(models_file, hardware_file, suites_dir)
     spec = load_spec(paths.models, paths.hardware, paths.suites)
     options = SelfTestOptions(
-        faults=chosen(fault),
+        suite=suite,
+        faults=chosen(suite, fault),
         clean=clean,
         mode=mode.value,
         seed=seed,

@@ -39,8 +39,9 @@ from bi_harness.spec.load import Spec
 from bi_harness.spec.types import Mode
 
 DEVICE = "cpu"
-SUITE = "batch_invariance"
-CLEAN_MODEL = "qwen3-tiny"
+CLEAN_MODELS = {"batch_invariance": "qwen3-tiny", "eagle_dp": "llama-eagle-tiny"}
+"""The suites that have planted faults, and the model that each runs on without one."""
+
 CLEAN_RUNS = 20
 """Runs without a fault that a full selftest makes."""
 
@@ -53,6 +54,7 @@ class SelfTestOptions:
     """What was asked for.
 
     Attributes:
+        suite: that is tried.
         faults: to try, in the order of the registry.
         clean: runs without a fault, in turn eager and compiled, each with another seed.
         mode: that the faults are tried in.
@@ -62,6 +64,7 @@ class SelfTestOptions:
         jobs: runs side by side, each on its share of the CPU's cores.
     """
 
+    suite: str
     faults: tuple[Fault, ...]
     clean: int
     mode: Mode
@@ -85,16 +88,19 @@ class _Run:
     only: str | None = None
 
 
-def chosen(names: Sequence[str] | None) -> tuple[Fault, ...]:
-    """The faults of that name; all without names.
+def chosen(suite: str, names: Sequence[str] | None) -> tuple[Fault, ...]:
+    """The suite's faults of that name; all of them without names.
 
     Raises:
-        UsageError: there is none of a name.
+        UsageError: there is no such suite, or no fault of a name in it.
     """
+    if suite not in CLEAN_MODELS:
+        raise UsageError(f'"{suite}" has no planted faults. There are some for: {", ".join(CLEAN_MODELS)}')
+    faults = {fault.id: fault for fault in FAULTS.values() if fault.suite == suite}
     for name in names or ():
-        if name not in FAULTS:
-            raise UsageError(f'there is no fault "{name}". There are: {", ".join(FAULTS)}')
-    return tuple(fault for fault in FAULTS.values() if not names or fault.id in names)
+        if name not in faults:
+            raise UsageError(f'there is no fault "{name}" for {suite}. There are: {", ".join(faults)}')
+    return tuple(fault for fault in faults.values() if not names or fault.id in names)
 
 
 def selftest(
@@ -155,8 +161,8 @@ def selftest(
         else:
             clean += 1
     return folder, SelfTest(
-        suite=SUITE,
-        suite_digest=power_digest(spec, SUITE),
+        suite=options.suite,
+        suite_digest=power_digest(spec, options.suite),
         device=DEVICE,
         mode=options.mode,
         profile="smoke",
@@ -173,8 +179,9 @@ def selftest(
 
 def complete(result: SelfTest) -> str:
     """Why the result may not stand for the suite's power; empty when it may."""
-    if missing := FAULTS.keys() - {fault.id for fault in result.faults}:
-        return f"{len(missing)} of {len(FAULTS)} faults were not tried"
+    known = {fault.id for fault in FAULTS.values() if fault.suite == result.suite}
+    if missing := known - {fault.id for fault in result.faults}:
+        return f"{len(missing)} of {len(known)} faults were not tried"
     if errors := [fault for fault in result.faults if fault.error]:
         return f"{errors[0].id} gave no answer: {errors[0].error}"
     if result.unsound:
@@ -222,7 +229,8 @@ def _runs(options: SelfTestOptions) -> Iterator[_Run]:
     for number in range(options.clean):
         name = f"clean-{number + 1:02}"
         heading = f"clean run {number + 1}/{options.clean}"
-        yield _Run(name, heading, CLEAN_MODEL, SUITE, modes[number % 2], options.seed + number)
+        model = CLEAN_MODELS[options.suite]
+        yield _Run(name, heading, model, options.suite, modes[number % 2], options.seed + number)
 
 
 def _execute(

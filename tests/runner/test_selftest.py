@@ -17,7 +17,8 @@ from bi_harness.certificate.power import FaultResult, SelfTest
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError, NothingToRun, UsageError
 from bi_harness.exits import ExitCode
-from bi_harness.invariance.faults.registry import FAULTS, PLANT_VARIABLE
+from bi_harness.invariance.faults.registry import FAULTS as ALL_FAULTS
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.runner import run as run_module
 from bi_harness.runner import selftest as module
 from bi_harness.runner.context import Context
@@ -25,7 +26,7 @@ from bi_harness.runner.journal import now
 from bi_harness.runner.provenance import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.runner.selftest import (
-    CLEAN_MODEL,
+    CLEAN_MODELS,
     CLEAN_RUNS,
     SelfTestOptions,
     _runs,
@@ -39,6 +40,8 @@ from bi_harness.spec.load import Spec, default_paths, load_spec
 from tests.certificate.journals import evidence
 from tests.certificate.selftests import checked, engine, fault_result, missed, ran, tried
 from tests.spec.small import Files
+
+FAULTS = {name: fault for name, fault in ALL_FAULTS.items() if fault.suite == "batch_invariance"}
 
 _paths = default_paths(environ={})
 SPEC = load_spec(_paths.models, _paths.hardware, _paths.suites)
@@ -91,6 +94,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def options(*faults: str, **changes: Any) -> SelfTestOptions:
     base: dict[str, Any] = {
+        "suite": "batch_invariance",
         "faults": tuple(FAULTS[name] for name in faults),
         "clean": 0,
         "mode": "eager",
@@ -102,18 +106,18 @@ def options(*faults: str, **changes: Any) -> SelfTestOptions:
 
 
 def test_without_names_all_faults_are_chosen() -> None:
-    assert chosen(None) == chosen([]) == tuple(FAULTS.values())
+    assert chosen("batch_invariance", None) == chosen("batch_invariance", []) == tuple(FAULTS.values())
 
 
 def test_faults_come_once_each_in_the_order_of_the_registry() -> None:
     first, second = list(FAULTS)[1], list(FAULTS)[4]
-    assert [f.id for f in chosen([second, first, second])] == [first, second]
+    assert [f.id for f in chosen("batch_invariance", [second, first, second])] == [first, second]
 
 
 @pytest.mark.parametrize("names", [["nope"], ["norm-256", "nope"], [""], ["NORM-256"], ["norm"]])
 def test_a_fault_that_is_not_there_is_refused_and_the_others_are_named(names: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        chosen(names)
+        chosen("batch_invariance", names)
     assert f'there is no fault "{names[-1]}"' in str(caught.value)
     assert all(name in str(caught.value) for name in FAULTS)
 
@@ -123,11 +127,11 @@ def test_faults_run_first_on_their_own_models_and_clean_runs_alternate() -> None
     assert [(r.fault, r.model, r.mode, r.seed) for r in made] == [
         ("moe-combine", "qwen3-moe-tiny", "compile", 5),
         ("norm-256", "qwen3-tiny", "compile", 5),
-        (None, CLEAN_MODEL, "eager", 5),
-        (None, CLEAN_MODEL, "compile", 6),
-        (None, CLEAN_MODEL, "eager", 7),
-        (None, CLEAN_MODEL, "compile", 8),
-        (None, CLEAN_MODEL, "eager", 9),
+        (None, CLEAN_MODELS["batch_invariance"], "eager", 5),
+        (None, CLEAN_MODELS["batch_invariance"], "compile", 6),
+        (None, CLEAN_MODELS["batch_invariance"], "eager", 7),
+        (None, CLEAN_MODELS["batch_invariance"], "compile", 8),
+        (None, CLEAN_MODELS["batch_invariance"], "eager", 9),
     ]
     assert [r.heading.split(":")[0] for r in made[:3]] == [
         "fault 1/2 moe-combine",
@@ -143,7 +147,7 @@ def test_no_two_runs_share_a_place_and_no_two_clean_runs_a_seed(clean: int, seed
     assert len({r.seed for r in made if r.fault is None}) == clean
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("fault", ALL_FAULTS.values(), ids=ALL_FAULTS.keys())
 def test_every_fault_is_tried_on_a_model_that_has_the_suite_on_a_cpu(fault: Any) -> None:
     model = SPEC.models[fault.model]
     assert fault.suite in model.suites
