@@ -99,7 +99,7 @@ def chosen(suite: str, names: Sequence[str] | None) -> tuple[Fault, ...]:
     faults = {fault.id: fault for fault in FAULTS.values() if fault.suite == suite}
     for name in names or ():
         if name not in faults:
-            raise UsageError(f'there is no fault "{name}" for {suite}. There are: {", ".join(faults)}')
+            raise UsageError(f'there is no fault "{name}". There are: {", ".join(faults)} ({suite})')
     return tuple(fault for fault in faults.values() if not names or fault.id in names)
 
 
