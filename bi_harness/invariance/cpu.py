@@ -104,7 +104,11 @@ def _token_by_token(build: Callable[..., Any]) -> Callable[..., Any]:
     import torch
 
     @functools.wraps(build)
-    def build_for_tokens(self: Any, common_prefix_len: int, common: Any, *args: Any, **kwargs: Any) -> Any:
+    def build_for_tokens(
+        self: Any, common_prefix_len: int, common_attn_metadata: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        # The names are vLLM's: a drafter passes them by name.
+        common = common_attn_metadata
         # Elsewhere (an encoder, cross-attention) a token's keys are not those up to itself.
         if common.causal is not True or self.is_cross_attention or self.is_encoder_only_attention:
             return build(self, common_prefix_len, common, *args, **kwargs)

@@ -163,8 +163,12 @@ def _draw(model: Any, seed: int, scale: float, *, tied: bool) -> None:
                 buffer.copy_(torch.randn(tuple(buffer.shape), generator=stream) * 0.1 * scale)
 
 
+_CYCLE = 8
+"""Tokens after which what follows each other begins again, so that looking back finds what comes next."""
+
+
 def _let_tokens_follow(model: Any, seed: int, *, tied: bool) -> None:
-    """Give each token one that follows it.
+    """Give each token one that follows it, in cycles of ``_CYCLE``.
 
     Raises:
         ValueError: the embedding is the ``lm_head`` too.
@@ -175,8 +179,12 @@ def _let_tokens_follow(model: Any, seed: int, *, tied: bool) -> None:
         raise ValueError("next_token needs an lm_head of its own: tie_word_embeddings is true")
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     stream = torch.Generator().manual_seed(_stream(seed, "next_token"))
+    order = torch.randperm(len(head), generator=stream)
+    follows = torch.empty_like(order)
+    for cycle in order.split(_CYCLE):
+        follows[cycle] = cycle.roll(-1)
     with torch.no_grad():
-        head[torch.randperm(len(head), generator=stream)] = embedding / embedding.shape[1] ** 0.5
+        head[follows] = embedding / embedding.shape[1] ** 0.5
 
 
 def _make_draft(spec: dict[str, Any], folder: Path) -> str:

@@ -12,7 +12,7 @@ control that diverges.
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.requests import Member
 
-SUBJECTS, STEPS, NEIGHBOURS = 6, 12, 8
+SUBJECTS, STEPS, NEIGHBOURS = 8, 24, 8
 
 
 def plan(workload, dp):
