@@ -16,6 +16,7 @@ from bi_harness.errors import InfrastructureError
 
 GONE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
+_HOLD_S = 0.5
 
 
 def start(
@@ -65,7 +66,9 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
     deadline = time.monotonic() + GONE_TIMEOUT_S
     while left := members(sessions):
         for member in left:
-            # A leader that died by itself cannot be asked for its children, but theirs are still known.
+            # Held before it is asked for its children: one that it forked after that, into a session of its
+            # own, would be nobody's. A leader that died by itself cannot be asked, but its are still known.
+            _hold(member)
             sessions |= sessions_below(member.pid)
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.send_signal(signal.SIGKILL)
@@ -75,6 +78,16 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
             )
         time.sleep(_POLL_S)
     process.wait()
+
+
+def _hold(process: psutil.Process) -> None:
+    """Stop a process where it is, and wait for that: a signal takes its time to another core."""
+    held = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    with contextlib.suppress(psutil.Error):
+        process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _HOLD_S
+        while process.status() not in held and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 def members(sessions: Collection[int]) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from bi_harness.exits import ExitCode
+from bi_harness.runner.run import from_journal
 from tests.e2e.real import Harness, of_run
 
 pytestmark = pytest.mark.engine
@@ -25,9 +26,9 @@ def test_a_planted_fault_is_caught_by_the_check_that_is_there_for_it(harness: Ha
     assert "ragged_chunked_prefill" in fault["checks"]
     assert "bs1_vs_bsN" not in fault["checks"], "no prefill is split there"
     assert fault["first_request"] > 100
-    (certificate,) = out.rglob("certificate.json")
-    result = json.loads(certificate.read_text())["predicate"]["bi_harness"]
-    assert result["verdict"] == "NOT_CERTIFIED"
-    assert {arm["config"]["planted_fault"] for arm in result["effective"]} == {"chunk-boundary"}
-    assert {arm["arm"] for arm in result["effective"]} == {"treatment"}
+    (journal,) = out.rglob("events.jsonl")
+    result = from_journal(journal.parent).predicate.bi_harness
+    assert result.verdict == "NOT_CERTIFIED"
+    assert {arm.config["planted_fault"] for arm in result.effective} == {"chunk-boundary"}
+    assert {arm.arm for arm in result.effective} == {"treatment"}
     assert of_run(mark, out) == ()
