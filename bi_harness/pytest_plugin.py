@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
-    from bi_harness.runner.suite_session import CheckRecorder, SuiteSession  # noqa: F401 - named in a quoted type
+    from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
     from bi_harness.workload.plan import Workload
 
 _SESSION = pytest.StashKey["SuiteSession | None"]()
@@ -153,9 +153,7 @@ def check(request: pytest.FixtureRequest) -> CheckRecorder:
 @pytest.fixture
 def workload(request: pytest.FixtureRequest, cell: Cell) -> Workload:
     """The seeded requests and the batch sizes of this run's profile."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
-    return session.engines.workload(cell)
+    return _session(request).engines.workload(cell)
 
 
 @pytest.fixture
@@ -170,8 +168,7 @@ def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) ->
 
     In a run without a control the check ends there, with what the treatment alone says: never a pass.
     """
-    session = request.config.stash[_SESSION]
-    assert session is not None
+    session = _session(request)
 
     def start() -> EngineClient:
         if not session.controlled:
@@ -185,13 +182,16 @@ def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) ->
 @pytest.fixture
 def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], EngineClient]:
     """Call it for ``engine`` in a new process; the old one ends."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
+    session = _session(request)
     return lambda: session.engines.restart(cell, "treatment")
 
 
-def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
+def _session(request: pytest.FixtureRequest) -> SuiteSession:
     session = request.config.stash[_SESSION]
     assert session is not None
+    return session
+
+
+def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
     item: Any = request.node
-    return session.engine(cell, Path(item.path), item.function.__name__, arm)
+    return _session(request).engine(cell, Path(item.path), item.function.__name__, arm)

@@ -61,6 +61,16 @@ class CheckSpec(SpecModel):
     adapters: Number = 0
     summary: Text
 
+    @property
+    def engine(self) -> tuple[dict[str, Any], int]:
+        """What its engines have that the suite's others have not: checks that agree in it share them."""
+        return self.engine_args, self.adapters
+
+    @property
+    def own_engine(self) -> bool:
+        """Whether it needs an engine other than the one that the suite's checks share."""
+        return self.engine != ({}, 0)
+
 
 class TimeoutsSpec(SpecModel):
     """Seconds until something counts as hung.
@@ -102,9 +112,9 @@ class SuiteSpec(SpecModel):
 
     @model_validator(mode="after")
     def _own_engines_last(self) -> SuiteSpec:
-        kinds = [(check.engine_args, check.adapters) for check in self.checks]
+        kinds = [check.engine for check in self.checks]
         starts = [kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
-        if kinds[0] != ({}, 0) or any(kind in starts[:i] for i, kind in enumerate(starts)):
+        if self.checks[0].own_engine or any(kind in starts[:i] for i, kind in enumerate(starts)):
             raise ValueError(
                 "checks that need the same engine must follow each other, those of the shared one first: "
                 "else its engines would be started twice"
