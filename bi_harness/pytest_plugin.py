@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
-    from bi_harness.runner.suite_session import CheckRecorder, SuiteSession  # noqa: F401 - named in a quoted type
+    from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
     from bi_harness.workload.checkplan import CheckPlan
     from bi_harness.workload.plan import Workload
 
@@ -154,9 +154,7 @@ def check(request: pytest.FixtureRequest) -> CheckRecorder:
 @pytest.fixture
 def workload(request: pytest.FixtureRequest, cell: Cell) -> Workload:
     """The seeded requests and the batch sizes of this run's profile."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
-    return session.engines.workload(cell)
+    return _session(request).engines.workload(cell)
 
 
 @pytest.fixture
@@ -171,8 +169,7 @@ def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) ->
 
     In a run without a control the check ends there, with what the treatment alone says: never a pass.
     """
-    session = request.config.stash[_SESSION]
-    assert session is not None
+    session = _session(request)
 
     def start() -> EngineClient:
         if not session.controlled:
@@ -189,8 +186,7 @@ def against_plain(
 ) -> Callable[[CheckPlan], None]:
     """Call it with a plan: its subjects run alone on the engine that the suite's checks share, its arms on
     the check's own; treatment and control both."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
+    session = _session(request)
 
     def compare(plan: CheckPlan) -> None:
         check.compare_with_plain(
@@ -206,13 +202,16 @@ def against_plain(
 @pytest.fixture
 def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], EngineClient]:
     """Call it for ``engine`` in a new process; the old one ends."""
-    session = request.config.stash[_SESSION]
-    assert session is not None
+    session = _session(request)
     return lambda: session.engines.restart(cell, "treatment")
 
 
-def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
+def _session(request: pytest.FixtureRequest) -> SuiteSession:
     session = request.config.stash[_SESSION]
     assert session is not None
+    return session
+
+
+def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
     item: Any = request.node
-    return session.engine(cell, Path(item.path), item.function.__name__, arm)
+    return _session(request).engine(cell, Path(item.path), item.function.__name__, arm)

@@ -23,6 +23,7 @@ from bi_harness.certificate.statement import (
     Predicate,
     ResourceDescriptor,
     Statement,
+    planted_faults,
 )
 from bi_harness.certificate.verdict import totals, verdict
 from bi_harness.errors import UsageError
@@ -70,7 +71,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     engine, disagreements = _engine_provenance(fold.engines)
     if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
-    if faults := list(dict.fromkeys(str(f) for a in fold.arms if (f := a.config.get("planted_fault")))):
+    if faults := planted_faults(fold.arms):
         # Its checks have no control either: whatever they say, it is not of the vLLM that users have.
         named = f"a fault was planted in its engines on purpose: {', '.join(faults)}"
         verdict_, why = (

@@ -73,6 +73,11 @@ class SelfTest(Record):
     false_alarms: Count
     unsound: tuple[str, ...] = ()
 
+    @property
+    def caught(self) -> int:
+        """How many faults a check caught."""
+        return sum(fault.caught for fault in self.faults)
+
     def to_json(self) -> str:
         """The file's text."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
@@ -105,12 +110,6 @@ def without_answer(statement: Statement, fault: str | None) -> str:
         if why := weakness(check.evidence):
             return f"{check.check}: {why}"
     return ""
-
-
-def planted_faults(statement: Statement) -> set[str]:
-    """The faults that its engines had."""
-    found = {arm.config.get("planted_fault") for arm in statement.predicate.bi_harness.effective}
-    return {str(fault) for fault in found if fault}
 
 
 def failed(statement: Statement) -> list[CheckResult]:
@@ -147,7 +146,7 @@ def power_of(tried: SelfTest, digest_now: str) -> Power:
     return Power(
         suite=tried.suite,
         faults=len(tried.faults),
-        caught=sum(fault.caught for fault in tried.faults),
+        caught=tried.caught,
         clean_runs=tried.clean_runs,
         false_alarms=tried.false_alarms,
         device=tried.device,

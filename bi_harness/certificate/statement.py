@@ -6,6 +6,7 @@ What bi-harness adds sits under ``predicate.bi_harness``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -39,6 +40,12 @@ class EffectiveArm(Record):
     config: dict[str, Any]
     start_s: float
     engine: str = ""
+
+
+def planted_faults(arms: Iterable[EffectiveArm]) -> tuple[str, ...]:
+    """The faults that were planted in these engines, as they said themselves; each once."""
+    found = (arm.config.get("planted_fault") for arm in arms)
+    return tuple(dict.fromkeys(str(fault) for fault in found if fault))
 
 
 class Power(Record):

@@ -61,9 +61,12 @@ def selftest(
 
     screen = Console(stderr=True)
 
+    def say(text: str, style: str = "") -> None:
+        screen.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
     @contextmanager
     def headed(heading: str) -> Iterator[Callable[[Event], None]]:
-        screen.print(heading, style="bold", markup=False, highlight=False, emoji=False)
+        say(heading, style="bold")
         if jobs > 1:  # the lines of several runs would be mixed
             yield lambda event: None
             return
@@ -89,22 +92,10 @@ def selftest(
     if as_json:
         write_json(result.model_dump(mode="json", by_alias=True))
     print_selftest(result, screen if as_json else Console())
-    screen.print(
-        f"selftest.json: {path}",
-        markup=False,
-        highlight=False,
-        emoji=False,
-        soft_wrap=True,
-    )
+    say(f"selftest.json: {path}")
     if record:
         if why := complete(result):
             warn(f"not recorded: {why}")
         else:
-            screen.print(
-                f"recorded in {keep(spec, result)}",
-                markup=False,
-                highlight=False,
-                emoji=False,
-                soft_wrap=True,
-            )
+            say(f"recorded in {keep(spec, result)}")
     raise typer.Exit(exit_code(result, interrupted=interrupted))

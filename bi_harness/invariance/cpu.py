@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bi_harness.invariance import cpu_moe
+from bi_harness.invariance.rows import fill_up
 
 ROW_BLOCK = 16
 """Rows of a GEMM's input are padded to a multiple of this. 16 is the smallest that was measured to hold."""
@@ -74,16 +75,12 @@ def active() -> tuple[str, ...]:
 
 
 def _padded(apply: Callable[..., Any]) -> Callable[..., Any]:
-    import torch
+    filled_up = fill_up(ROW_BLOCK)
 
     @functools.wraps(apply)
     def padded_apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
-        rows = x.shape[0]
-        # Always pad and cut, also when the remainder is zero: one path for every row count keeps the
-        # compiled graph free of guards on the number of tokens.
-        padding = (-rows) % ROW_BLOCK
-        wide = torch.nn.functional.pad(x, (0, 0) * (x.dim() - 1) + (0, padding))
-        return apply(self, layer, wide, bias)[:rows]
+        # Always cut back, too: one path for every row count.
+        return apply(self, layer, filled_up(x), bias)[: x.shape[0]]
 
     return padded_apply
 

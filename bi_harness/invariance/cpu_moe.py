@@ -22,6 +22,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bi_harness.invariance.rows import fill_up
+
 ROUTING_BLOCK = 64
 """Rows that are routed together. A multiple of 64 elements fills vectors, two at a time, of every dtype."""
 
@@ -64,10 +66,10 @@ def patch(classes: MoeClasses) -> tuple[str, ...]:
 def _in_blocks(compute_routing: Callable[..., Any]) -> Callable[..., Any]:
     import torch
 
+    filled_up = fill_up(ROUTING_BLOCK)
+
     def blocks(values: Any) -> Any:
-        padding = (-values.shape[0]) % ROUTING_BLOCK
-        wide = torch.nn.functional.pad(values, (0, 0) * (values.dim() - 1) + (0, padding))
-        return wide.split(ROUTING_BLOCK)
+        return filled_up(values).split(ROUTING_BLOCK)
 
     @functools.wraps(compute_routing)
     def compute_in_blocks(

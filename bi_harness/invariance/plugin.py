@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from bi_harness.invariance.faults import registry
+
 CPU_INVARIANCE_VARIABLE = "BI_HARNESS_CPU_INVARIANCE"
 
 
@@ -23,7 +25,5 @@ def register() -> None:
         from bi_harness.invariance import cpu
 
         cpu.enable()
-    if fault := os.environ.get("BI_HARNESS_PLANT_FAULT"):
-        from bi_harness.invariance.faults import registry
-
+    if fault := os.environ.get(registry.PLANT_VARIABLE):
         registry.plant(fault)

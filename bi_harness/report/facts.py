@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bi_harness.certificate.records import CheckResult, Status, Verdict
-from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.statement import Statement, planted_faults
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
 
@@ -136,8 +136,9 @@ def caveats(statement: Statement) -> tuple[str, ...]:
     found = []
     if result.interrupted:
         found.append("The run was interrupted before its end.")
-    planted = dict.fromkeys(str(arm.config.get("planted_fault") or "") for arm in result.effective)
-    found += [f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted if fault]
+    found += [
+        f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted_faults(result.effective)
+    ]
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
     if result.scope.weights == "synthetic" or any(

@@ -142,6 +142,7 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
     """The story of one check; ``index`` makes its anchor."""
     evidence, control = check.evidence, check.control
     first = None if evidence is None else evidence.first_divergence
+    arm = "" if first is None else _arm_name(evidence, first)
     log = clean(check.log or "", 400)
     return Finding(
         anchor=f"finding-{index}",
@@ -150,10 +151,10 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
         check=clean(check.check, 160) or "(unnamed)",
         status=check.status,
         reason=clean(check.reason, LONG_LIMIT),
-        where="" if first is None else where_sentence(first, _arm_name(evidence, first)),
+        where="" if first is None else where_sentence(first, arm),
         figures="" if evidence is None else figures_sentence(evidence),
         control="" if control is None else control_sentence(control),
-        divergence=None if first is None else divergence_view(first, _arm_name(evidence, first)),
+        divergence=None if first is None else divergence_view(first, arm),
         log=log,
         log_link=log if _SAFE_LOG.fullmatch(check.log or "") else "",
         command=clean(reproduce_command(statement, check), 2_000),

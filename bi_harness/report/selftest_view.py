@@ -24,8 +24,7 @@ def summary(result: SelfTest) -> list[str]:
     """What it comes to, a sentence a line."""
     lines = []
     if result.faults:
-        caught = sum(fault.caught for fault in result.faults)
-        lines.append(f"{count(caught)} of {plural(len(result.faults), 'planted fault')} caught.")
+        lines.append(f"{count(result.caught)} of {plural(len(result.faults), 'planted fault')} caught.")
     if result.clean_runs or result.unsound:
         lines.append(
             f"{plural(result.false_alarms, 'false alarm')} in {plural(result.clean_runs, 'clean run')}."

@@ -176,6 +176,7 @@ class Engines:
         context, key = self._context, self._key
         assert key is not None
         name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
+        workloads = [self.workload(c) for c in self._cells(key.unit)]
         client = EngineClient(
             engine_config(
                 cell,
@@ -191,8 +192,8 @@ class Engines:
                     compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
                     environment=dict(os.environ),
                 ),
-                max_num_seqs=max(self.workload(c).max_batch for c in self._cells(key.unit)),
-                max_model_len=max(self.workload(c).max_tokens for c in self._cells(key.unit)),
+                max_num_seqs=max(workload.max_batch for workload in workloads),
+                max_model_len=max(workload.max_tokens for workload in workloads),
                 check=check if key.check else None,
             ),
             Path(context.folder) / name,

@@ -24,11 +24,10 @@ from bi_harness.certificate.power import (
     SelfTest,
     failed,
     first_difference,
-    planted_faults,
     score,
     without_answer,
 )
-from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.statement import Statement, planted_faults
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.invariance.faults.registry import FAULTS, PLANT_VARIABLE, Fault
@@ -154,7 +153,7 @@ def selftest(
         why = without_answer(statement, run.fault)
         if run.fault is not None:
             faults.append(_fault_result(FAULTS[run.fault], statement, why))
-        elif failed(statement) and not planted_faults(statement):
+        elif failed(statement) and not planted_faults(statement.predicate.bi_harness.effective):
             clean, alarms = clean + 1, alarms + 1
         elif why:
             unsound.append(f"{run.name}: {why}")

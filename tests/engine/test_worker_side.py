@@ -26,6 +26,7 @@ WORKER_SIDE = [
     "bi_harness.invariance",
     "bi_harness.invariance.plugin",
     "bi_harness.invariance.cpu",
+    "bi_harness.invariance.rows",
     "bi_harness.invariance.faults.registry",
     "bi_harness.workload.adapters",
     "bi_harness.workload.checkpoint",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.invariance.plain import answer, python
+
 BATCHES = (2, 3, 7, 16, 17, 33, 64, 65, 256, 257)
 
 pytestmark = pytest.mark.engine
@@ -71,23 +67,9 @@ print("FOUND" + json.dumps(found))
 """
 
 
-def python(code: str, *arguments: str) -> str:
-    pytest.importorskip("vllm")
-    # A plain environment: no plugin, no mode.
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "BI_HARNESS_"))}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @cache
 def measured(patched: bool) -> dict[str, Any]:
-    said = python(MEASURE, json.dumps([patched, BATCHES]))
-    found: dict[str, Any] = json.loads(said.rpartition("FOUND")[2].splitlines()[0])
-    return found
+    return answer(MEASURE, patched, BATCHES)
 
 
 def test_a_row_has_the_same_bits_alone_and_in_every_batch() -> None:
