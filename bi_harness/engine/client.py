@@ -20,7 +20,7 @@ from bi_harness.engine import process, protocol
 from bi_harness.engine.config import EngineConfig
 from bi_harness.engine.protocol import ProtocolError, StepSummary
 from bi_harness.engine.site import make_site
-from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
+from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, ranks_up
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 from bi_harness.workload.requests import Limits, Member, Request
 
@@ -126,7 +126,10 @@ class EngineClient:
             EngineTimeout: when it takes longer; it is killed.
         """
         try:
-            message = self._read(time.monotonic() + timeout_s, f"was not ready after {timeout_s:.0f} s")
+            message = self._read(
+                time.monotonic() + timeout_s,
+                lambda: f"was not ready after {timeout_s:.0f} s{self._missing_ranks()}",
+            )
         except EngineError as error:
             if isinstance(error, EngineTimeout):
                 raise
@@ -180,7 +183,7 @@ class EngineClient:
             deadline,
         )
         while True:
-            message = self._read(deadline, f"did not finish within {timeout_s:.0f} s")
+            message = self._read(deadline, lambda: f"did not finish within {timeout_s:.0f} s")
             if message["event"] == "progress":
                 progress(int(message.get("done", 0)), int(message.get("of", 0)))
             elif message["event"] == "result":
@@ -243,7 +246,7 @@ class EngineClient:
                 except BrokenPipeError:
                     raise self._death() from None
 
-    def _read(self, deadline: float, too_late: str) -> dict[str, Any]:
+    def _read(self, deadline: float, too_late: Callable[[], str]) -> dict[str, Any]:
         running = self._must_run()
         self._look_below(running)
         seen = 0
@@ -262,7 +265,7 @@ class EngineClient:
                         self._look_below(running)
                         continue
                     self.kill()
-                    raise EngineTimeout(self._explain(too_late, None))
+                    raise EngineTimeout(self._explain(too_late(), None))
                 data = os.read(self._answers, 1 << 20)
                 if not data:
                     raise self._death()
@@ -296,6 +299,14 @@ class EngineClient:
         self.kill()
         how = "closed its pipe without an answer" if code is None else f"died ({process.describe_exit(code)})"
         return EngineDied(self._explain(how, None))
+
+    def _missing_ranks(self) -> str:
+        """Which data parallel ranks did not come up, where there are several."""
+        size = int(self.config.llm.get("data_parallel_size", 1))
+        missing = sorted(set(range(size)) - ranks_up(self._folder / "steps"))
+        if size == 1 or not missing:
+            return ""
+        return f" (of {size} data parallel ranks, {', '.join(map(str, missing))} did not come up)"
 
     def _explain(self, what: str, error: str | None) -> str:
         tail = log_tail(self.log)

@@ -77,6 +77,7 @@ class EngineSettings:
         compile_cache: folder of compile caches. The arms never share one: a graph compiled with the
             invariance mode must not be taken for one without it.
         environment: the environment to start from.
+        cores: CPU cores that the engines may use.
     """
 
     python: str
@@ -85,6 +86,7 @@ class EngineSettings:
     model_cache: str
     compile_cache: str
     environment: Mapping[str, str]
+    cores: int
 
 
 def checkpoint_spec(model: ModelSpec, weights: str, layers: int | None) -> dict[str, Any] | None:
@@ -136,7 +138,9 @@ def draft_spec(
             f"{model.id}: the draft {name} is {'a repository' if draft.noise is None else 'synthetic'} and "
             f"the model runs {'its own' if checkpoint is None else 'synthetic'} weights: they do not agree"
         )
-    return None if checkpoint is None else {**checkpoint, "draft_noise": draft.noise}
+    if checkpoint is None:
+        return None
+    return {**checkpoint, "draft": {"noise": draft.noise, "opposite": draft.opposite}}
 
 
 def engine_config(
@@ -168,6 +172,7 @@ def engine_config(
         else f"{settings.model_cache}/{spec_digest(checkpoint)[:32]}"
     )
     layers = model.layers if settings.layers is None else settings.layers
+    max_model_len += max((_room_to_draft(c.speculation) for c in suite.checks), default=0)
     kv_bytes = kv_cache_bytes(
         model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
     )
@@ -178,8 +183,6 @@ def engine_config(
         "max_num_seqs": max_num_seqs,
         "tensor_parallel_size": cell.tp,
         **({"data_parallel_size": cell.dp, "data_parallel_backend": "mp"} if cell.dp > 1 else {}),
-        # vLLM's own kernel for it takes small messages alone; its invariance mode switches it off too.
-        **({"disable_custom_all_reduce": True} if cell.tp > 1 else {}),
         "enforce_eager": cell.mode == "eager",
         "attention_config": {"backend": cell.backend},
         "seed": 0,
@@ -215,6 +218,8 @@ def engine_config(
     if cell.tp == cell.dp == 1:
         # One process is the engine: its death is the engine's death, and its scheduler is at hand.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    elif device.kind == "cpu":
+        _share_cores(cell, settings.cores, llm, env)
     if checkpoint is not None:
         env["HF_HUB_OFFLINE"] = "1"
     plugins = env.get("VLLM_PLUGINS")
@@ -235,6 +240,28 @@ def engine_config(
         draft=draft,
         env=env,
     )
+
+
+def _share_cores(cell: Cell, cores: int, llm: dict[str, Any], env: dict[str, str]) -> None:
+    """Give each rank of a CPU engine cores of its own: vLLM puts those of one socket on the same ones."""
+    if cell.tp > 1:
+        env["VLLM_CPU_SIM_MULTI_NUMA"] = "1"
+        return
+    # A rank is one process, not two, of which one waits for the other by spinning; its threads are then ours
+    # to number.
+    llm["distributed_executor_backend"] = "uni"
+    env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    env["OMP_NUM_THREADS"] = str(max(1, cores // cell.dp))
+
+
+def _room_to_draft(spec: SpeculationSpec | None) -> int:
+    """Tokens beyond the longest request in which vLLM goes on drafting.
+
+    Where the longest sequence of a batch comes within a draft of ``max_model_len``, vLLM drafts for none of
+    the batch (``_input_fits_in_drafter`` of its model runner): a seeded neighbour then draws other numbers.
+    That is a dependence on the batch, and known; a check of anything else must stay clear of it.
+    """
+    return 0 if spec is None else 2 * (spec.tokens + 1)
 
 
 def _speculation(

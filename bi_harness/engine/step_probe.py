@@ -2,8 +2,10 @@
 
 A batch that was asked for is not a batch that formed: the scheduler may admit fewer requests, split a
 prefill or preempt. The probe wraps ``Scheduler.schedule`` of a running vLLM and appends what came out of it
-to ``<folder>/steps-dp<rank>-<pid>.jsonl``. It reads counts only, and runs in both arms alike. It changes
-nothing, but where a check holds the scheduler to limits (``step_limits``).
+to ``<folder>/steps-dp<rank>-<pid>.jsonl``. The file is there from the making of the scheduler on, the last
+thing that a data parallel rank does before it serves: a rank without one did not come up. The probe reads
+counts only, and runs in both arms alike. It changes nothing, but where a check holds the scheduler to limits
+(``step_limits``).
 
 Worker side: standard library and vLLM alone.
 """
@@ -36,6 +38,13 @@ def install(folder: str) -> None:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
 
+    made = Scheduler.__init__
+
+    @functools.wraps(made)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        _log_path(folder, self).touch()
+
     @functools.wraps(original)
     def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
         step_limits.apply(self, folder)
@@ -45,6 +54,7 @@ def install(folder: str) -> None:
 
     setattr(schedule, _MARK, True)
     Scheduler.schedule = schedule
+    Scheduler.__init__ = init
 
 
 def data_parallel_rank(vllm_config: Any) -> int:
@@ -67,10 +77,22 @@ def _append(folder: str, scheduler: Any, output: Any) -> None:
         ),
         "preempted": len(getattr(output, "preempted_req_ids", None) or ()),
     }
-    # The pid is taken at every step: an engine core may be forked after the plugin was loaded.
-    name = f"steps-dp{data_parallel_rank(scheduler.vllm_config)}-{os.getpid()}.jsonl"
-    with open(os.path.join(folder, name), "a", encoding="utf-8") as log:
+    with open(_log_path(folder, scheduler), "a", encoding="utf-8") as log:
         log.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def _log_path(folder: str, scheduler: Any) -> Path:
+    # The pid is taken each time: an engine core may be forked after the plugin was loaded.
+    return Path(folder) / f"steps-dp{data_parallel_rank(scheduler.vllm_config)}-{os.getpid()}.jsonl"
+
+
+def ranks_up(folder: Path) -> set[int]:
+    """The data parallel ranks whose scheduler was made."""
+    return {int(_rank(path).removeprefix("dp")) for path in folder.glob("steps-dp*-*.jsonl")}
+
+
+def _rank(path: Path) -> str:
+    return path.stem.split("-")[1]
 
 
 class StepLog:
@@ -107,7 +129,7 @@ class StepLog:
                 adapters += record.get("adapters", 0) > 1
             max_requests += largest
             if largest:
-                self.ranks.add(path.stem.split("-")[1])
+                self.ranks.add(_rank(path))
         return StepSummary(
             steps,
             max_requests,

@@ -201,6 +201,7 @@ def _effective(engine: Engine, config: dict[str, Any]) -> dict[str, Any]:
         "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "data_parallel_size": parallel.data_parallel_size,
+        "custom_all_reduce": not parallel.disable_custom_all_reduce,
         **_speculation(vllm_config),
         "logprobs_mode": str(vllm_config.model_config.logprobs_mode),
         "invariance": bool(answers[0]["invariance_by"]),

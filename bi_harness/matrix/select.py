@@ -14,7 +14,7 @@ from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import CheckSpec
-from bi_harness.spec.types import Conditions
+from bi_harness.spec.types import CheckConditions, Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,15 @@ def checks_of(spec: Spec, cell: Cell, profile: str, weights: str = "named") -> t
     def met(conditions: Conditions) -> bool:
         return device_meets(conditions, device) and point_meets(conditions, point)
 
+    def left_out(conditions: CheckConditions) -> bool:
+        return conditions.profile in (None, profile) and met(conditions)
+
     return tuple(
         check
         for check in spec.suites[cell.suite].checks
         if profile in check.profiles
         and met(check.needs)
-        and not any(met(conditions) for conditions in check.unless)
+        and not any(left_out(conditions) for conditions in check.unless)
         and _has_draft(model, check, synthetic=synthetic)
     )
 

@@ -191,6 +191,7 @@ class Engines:
                     model_cache=context.model_cache,
                     compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
                     environment=dict(os.environ),
+                    cores=len(os.sched_getaffinity(0)),
                 ),
                 max_num_seqs=max(workload.max_batch for workload in workloads),
                 max_model_len=max(workload.max_tokens for workload in workloads),

@@ -80,9 +80,11 @@ class SuiteSession:
     def recorder(self, cell: Cell, path: Path, test: str) -> CheckRecorder:
         """The recorder of one check on one cell."""
         suite = self._spec.suites[cell.suite]
+        name = self._check(path, test)
         return CheckRecorder(
             cell,
-            self._check(path, test),
+            name,
+            on_plain=not suite.check(name).own_engine,
             engines=self.engines,
             references=self._references,
             plain=self._plain,
@@ -138,6 +140,7 @@ class CheckRecorder:
         cell: Cell,
         name: str,
         *,
+        on_plain: bool,
         engines: Engines,
         references: dict[EngineClient, References],
         plain: dict[tuple[str, str, ArmName], References],
@@ -147,7 +150,7 @@ class CheckRecorder:
     ) -> None:
         self._cell, self._name = cell, name
         self._engines, self._emit = engines, emit
-        self._references, self._plain = references, plain
+        self._on_plain, self._references, self._plain = on_plain, references, plain
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
         self._status: Status | None = None
@@ -184,6 +187,8 @@ class CheckRecorder:
         plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
         course = _Course(self, engine, time.monotonic() + self._timeout_s)
         references = self._references.setdefault(engine, References())
+        if self._on_plain:
+            self._plain[self._cell.unit_key, self._cell.suite, arm_name] = references
         alone = references.missing(plan.subjects)
         course.total = sum(len(arm.bursts) for arm in [*plan.arms, *([alone] if alone else ())])
         found: list[Arm] = []

@@ -32,11 +32,13 @@ class DraftSpec(SpecModel):
     Attributes:
         noise: on the projection of a draft made on the spot, for synthetic weights: 0 agrees with the target,
             more agrees less, and a wider model takes more of it.
+        opposite: whether the draft made on the spot proposes what the target is least likely to take.
         hf: Hugging Face repository, for the model's own weights.
         revision: commit, tag or branch of ``hf``.
     """
 
     noise: Annotated[float, Field(strict=True, ge=0)] | None = None
+    opposite: Flag = False
     hf: Annotated[str, StringConstraints(strict=True, pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     revision: Text | None = None
 
@@ -44,6 +46,8 @@ class DraftSpec(SpecModel):
     def _some_origin(self) -> DraftSpec:
         if self.noise is None and self.hf is None:
             raise ValueError("give noise (a draft made on the spot), hf (a repository), or both")
+        if self.opposite and self.noise is None:
+            raise ValueError("opposite is for a draft made on the spot: give its noise")
         if self.revision and self.hf is None:
             raise ValueError("a draft made on the spot has no revision")
         return self

@@ -9,7 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from bi_harness.spec.types import (
     PROFILES,
+    CheckConditions,
     Conditions,
+    Flag,
     Fraction,
     Id,
     Modes,
@@ -77,7 +79,7 @@ class CheckSpec(SpecModel):
     id: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,79}$")]
     test: Annotated[str, Field(strict=True, pattern=r"^test_\w+\.py::test_\w+$")]
     needs: Conditions = Field(default_factory=Conditions)
-    unless: tuple[Conditions, ...] = ()
+    unless: tuple[CheckConditions, ...] = ()
     profiles: Annotated[Profiles, Field(min_length=1)] = PROFILES
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapters: Number = 0
@@ -115,6 +117,7 @@ class SuiteSpec(SpecModel):
         title: for reports.
         engine: ``shared``: its cells can share an engine with other shared suites; ``own``: never.
         modes: the modes it makes sense in.
+        data_parallel: whether it makes sense with several data parallel ranks, too.
         checks: its checks, in the order they run.
         timeouts: see there.
         engine_args: arguments of ``vllm.LLM``, over the device's.
@@ -127,6 +130,7 @@ class SuiteSpec(SpecModel):
     title: Text
     engine: Literal["shared", "own"]
     modes: Modes = ("eager", "compile")
+    data_parallel: Flag = False
     checks: tuple[CheckSpec, ...] = Field(min_length=1)
     timeouts: TimeoutsSpec
     engine_args: dict[str, Any] = Field(default_factory=dict)

@@ -130,3 +130,13 @@ class Conditions(SpecModel):
     mode: Mode | None = None
     tp: Comparison | None = None
     dp: Comparison | None = None
+
+
+class CheckConditions(Conditions):
+    """Where a check holds.
+
+    Attributes:
+        profile: the run profile.
+    """
+
+    profile: Profile | None = None

@@ -11,8 +11,9 @@ for speculative decoding, where random weights would never agree on a token:
 
 - ``"next_token": true`` makes a target whose every token has one that follows it: row ``p(t)`` of the
   ``lm_head`` is the embedding of ``t``, for a random permutation ``p``.
-- ``"draft_noise": 0.5`` makes an EAGLE head for the target of the same spec: one layer over the token's own
-  embedding, which agrees with the target as far as the noise lets it (0: always).
+- ``"draft": {"noise": 0.5, "opposite": false}`` makes an EAGLE head for the target of the same spec: one
+  layer over the token's own embedding, which agrees with the target as far as the noise lets it (0: always);
+  over its opposite, it proposes what follows least (never what the target takes).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Part of the cache key: raise it when the way weights are drawn changes."""
 
 DONE = "bi_harness.json"
@@ -105,7 +106,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _make(spec: dict[str, Any], folder: Path) -> str:
-    if spec.get("draft_noise") is not None:
+    if spec.get("draft") is not None:
         return _make_draft(spec, folder)
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -193,7 +194,7 @@ def _make_draft(spec: dict[str, Any], folder: Path) -> str:
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    target = {k: v for k, v in spec.items() if k not in ("draft_noise", "next_token")}
+    target = {k: v for k, v in spec.items() if k not in ("draft", "next_token")}
     settings = {**copy.deepcopy(target["config"]), "num_hidden_layers": 1}
     dtype, seed = getattr(torch, spec["dtype"]), int(spec["seed"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -204,7 +205,9 @@ def _make_draft(spec: dict[str, Any], folder: Path) -> str:
     size = int(config.hidden_size)
     stream = torch.Generator().manual_seed(_stream(seed, "draft_noise"))
     noise = torch.randn((size, 2 * size), generator=stream) / (2 * size) ** 0.5
-    fc = torch.cat((torch.eye(size), torch.zeros(size, size)), dim=1) + float(spec["draft_noise"]) * noise
+    sign = -1.0 if spec["draft"]["opposite"] else 1.0
+    passed_on = torch.cat((sign * torch.eye(size), torch.zeros(size, size)), dim=1)
+    fc = passed_on + float(spec["draft"]["noise"]) * noise
     weights = {"embed_tokens.weight": model.get_input_embeddings().weight, "fc.weight": fc.to(dtype)}
     for name, parameter in model.named_parameters():
         # An EAGLE head has no norm before its first layer, and the target's lm_head.

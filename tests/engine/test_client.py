@@ -38,13 +38,13 @@ class Fakes:
         self.python.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{FAKE}" "$@"\n')
         self.python.chmod(0o755)
 
-    def client(self, how: str = "", **env: str) -> EngineClient:
+    def client(self, how: str = "", llm: dict[str, Any] | None = None, **env: str) -> EngineClient:
         fields: dict[str, Any] = {
             "arm": "treatment",
             "python": str(self.python),
             "platform": "cpu",
             "invariance": True,
-            "llm": {"model": "m"},
+            "llm": {"model": "m", **(llm or {})},
             "checkpoint": None,
             "env": {
                 "PATH": os.environ["PATH"],
@@ -221,6 +221,16 @@ def test_an_engine_that_hangs_is_killed_with_its_children(fakes: Fakes, when: st
     assert len(fakes.children()) == 2
     assert fakes.left() == []
     assert not runs(pid)
+
+
+def test_ranks_that_did_not_come_up_are_named(fakes: Fakes) -> None:
+    client = fakes.client("hang@start", llm={"data_parallel_size": 3})
+    client.spawn()
+    steps = client._folder / "steps"
+    steps.mkdir()
+    (steps / "steps-dp1-77.jsonl").touch()
+    with pytest.raises(EngineTimeout, match=r"of 3 data parallel ranks, 0, 2 did not come up"):
+        client.wait_ready(1)
 
 
 def test_an_engine_that_reads_no_commands_is_killed(fakes: Fakes) -> None:

@@ -21,7 +21,7 @@ CACHES = {"VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 def settings(**changes: Any) -> EngineSettings:
-    plain = EngineSettings("/env/bin/python", "named", None, "/models", "/compile", {"PATH": "/bin"})
+    plain = EngineSettings("/env/bin/python", "named", None, "/models", "/compile", {"PATH": "/bin"}, 4)
     return dataclasses.replace(plain, **changes)
 
 

@@ -135,15 +135,21 @@ class Check:
         return event.result
 
 
-def make(references: dict[Any, Any] | None = None) -> Check:
+def make(
+    references: dict[Any, Any] | None = None,
+    plain: dict[Any, Any] | None = None,
+    *,
+    on_plain: bool = True,
+) -> Check:
     events: list[Event] = []
     engines = Engines()
     recorder = CheckRecorder(
         Cell("cpu", "tiny", "CPU_ATTN", 1, 1, "eager", "core"),
         "one",
+        on_plain=on_plain,
         engines=engines,  # type: ignore[arg-type]
         references={} if references is None else references,
-        plain={},
+        plain={} if plain is None else plain,
         emit=events.append,
         timeout_s=60,
         control_min_fraction=0.5,
@@ -324,6 +330,90 @@ def test_an_arm_that_scores_has_no_neighbours(check: Check) -> None:
     result = check.raises(ValueError, lambda: check.compare(Stub(), plan))
     assert result.status == "error"
     assert "no neighbours" in result.reason
+
+
+class Pair:
+    """Starts the engines of both arms when they are asked for, and remembers the order."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.engines = {(kind, arm): Stub(arm) for kind in ("plain", "own") for arm in ARMS}
+
+    def start(self, kind: str) -> Callable[[str], Stub]:
+        def engine(arm: str) -> Stub:
+            self.order.append(f"{kind} {arm}")
+            return self.engines[kind, arm]
+
+        return engine
+
+    def compare(self, check: Check, arms: Sequence[str] = ("treatment", "control")) -> None:
+        plain: Any = self.start("plain")
+        check.recorder.compare_with_plain(PLAN, arms=arms, plain=plain, own=self.start("own"))  # type: ignore[arg-type]
+
+
+ARMS = ("treatment", "control")
+
+
+def test_plain_engines_run_alone_and_the_checks_own_run_the_arms() -> None:
+    check, pair = make(on_plain=False), Pair()
+    pair.compare(check)
+    # One kind of engine after the other: each kind is started once.
+    assert pair.order == ["plain treatment", "plain control", "own treatment", "own control"]
+    for arm in ARMS:
+        assert pair.engines["plain", arm].sizes == [[1, 1, 1, 1]]
+        assert pair.engines["own", arm].sizes == [[2, 2]]
+    result = check.end()
+    assert result.evidence is not None
+    assert (result.status, result.evidence.prompts) == ("pass", 4)
+
+
+def test_an_engine_that_gives_other_bits_than_the_plain_one_is_a_failure() -> None:
+    check, pair = make(on_plain=False), Pair()
+    pair.engines["own", "treatment"].wrong = 0.5
+    pair.compare(check)
+    result = check.end()
+    assert (result.status, result.evidence and result.evidence.differing_prompts) == ("fail", 4)
+
+
+def test_a_control_that_gives_the_plain_ones_bits_has_no_power() -> None:
+    check, pair = make(on_plain=False), Pair()
+    pair.engines["own", "control"].off = False
+    for arm in ARMS:
+        pair.engines["plain", arm].off = False
+    pair.compare(check)
+    assert check.end().status == "inconclusive"
+
+
+def test_what_the_plain_engines_gave_before_is_not_asked_for_again() -> None:
+    plain: dict[Any, Any] = {}
+    shared, first = make(plain=plain), Pair()
+    for arm in ARMS:
+        shared.compare(first.engines["plain", arm])
+    pair = Pair()
+    pair.compare(make(plain=plain, on_plain=False))
+    assert pair.order == ["own treatment", "own control"]
+
+
+def test_what_a_checks_own_engine_gave_is_not_what_the_plain_one_gives() -> None:
+    plain: dict[Any, Any] = {}
+    make(plain=plain, on_plain=False).compare(Stub())
+    pair = Pair()
+    pair.compare(make(plain=plain, on_plain=False))
+    assert "plain treatment" in pair.order
+
+
+def test_against_plain_there_is_one_chance_too() -> None:
+    check, pair = make(on_plain=False), Pair()
+    pair.compare(check)
+    result = check.raises(RuntimeError, lambda: pair.compare(check))
+    assert result.status == "error"
+
+
+def test_without_a_control_nothing_of_it_is_started() -> None:
+    check, pair = make(on_plain=False), Pair()
+    pair.compare(check, arms=("treatment",))
+    assert pair.order == ["plain treatment", "own treatment"]
+    assert check.end().status == "inconclusive"
 
 
 def test_progress_counts_alone_and_arms_in_any_order() -> None:
