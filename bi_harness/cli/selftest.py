@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Suite = Annotated[str, typer.Option("--suite", "-s", help="Suite to try.")]
 Faults = Annotated[list[str] | None, typer.Option("--fault", help="Only this fault (repeatable).")]
-Clean = Annotated[int, typer.Option("--clean", min=0, help="Runs without a fault.")]
+Clean = Annotated[
+    int | None,
+    typer.Option("--clean", min=0, help="Runs without a fault; as many as --record needs by default."),
+]
 FaultMode = Annotated[ModeName, typer.Option("--mode", help="Mode that the faults are tried in.")]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, each on its share of the cores.")
@@ -30,7 +33,7 @@ Record = Annotated[
 def selftest(
     suite: Suite = "batch_invariance",
     fault: Faults = None,
-    clean: Clean = 20,
+    clean: Clean = None,
     mode: FaultMode = ModeName.eager,
     seed: Seed = 0,
     engine_python: EnginePython = None,
@@ -55,7 +58,7 @@ def selftest(
     from bi_harness.runner.known_power import record as keep
     from bi_harness.runner.progress import watching
     from bi_harness.runner.run import stop_signals
-    from bi_harness.runner.selftest import SelfTestOptions, chosen, complete, exit_code
+    from bi_harness.runner.selftest import CLEAN, SelfTestOptions, chosen, complete, exit_code
     from bi_harness.runner.selftest import selftest as run_selftest
     from bi_harness.spec.load import default_paths, load_spec
 
@@ -75,10 +78,11 @@ def selftest(
 
     paths = default_paths(models_file, hardware_file, suites_dir)
     spec = load_spec(paths.models, paths.hardware, paths.suites)
+    faults = chosen(suite, fault)
     options = SelfTestOptions(
         suite=suite,
-        faults=chosen(suite, fault),
-        clean=clean,
+        faults=faults,
+        clean=CLEAN[suite].runs if clean is None else clean,
         mode=mode.value,
         seed=seed,
         out=out,

@@ -76,6 +76,7 @@ class EngineSettings:
         model_cache: folder of checkpoints made on the spot.
         compile_cache: folder of compile caches. The arms never share one: a graph compiled with the
             invariance mode must not be taken for one without it.
+        shared_cache: folder of what is the same for all engines of a run.
         environment: the environment to start from.
         cores: CPU cores that the engines may use.
     """
@@ -85,6 +86,7 @@ class EngineSettings:
     layers: int | None
     model_cache: str
     compile_cache: str
+    shared_cache: str
     environment: Mapping[str, str]
     cores: int
 
@@ -202,14 +204,14 @@ def engine_config(
         llm["speculative_config"] = _speculation(check.speculation, model, draft, settings.model_cache)
         llm["disable_log_stats"] = False  # the counters of accepted tokens are among them
     invariance = device.invariance
-    # In eager mode the sampler's helpers alone are compiled, the same in both arms: once for both.
-    inductor = "inductor" if cell.mode == "eager" else f"{arm}/inductor"
+    # In eager mode the sampler's helpers alone are compiled, the same in all engines: once for all.
+    cache = settings.shared_cache if cell.mode == "eager" else f"{settings.compile_cache}/{arm}"
     env = {
         **settings.environment,
         **device.engine_env,
         **(invariance.on if arm == "treatment" else invariance.off),
         "VLLM_CACHE_ROOT": f"{settings.compile_cache}/{arm}",
-        "TORCHINDUCTOR_CACHE_DIR": f"{settings.compile_cache}/{inductor}",
+        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
         "PYTHONHASHSEED": "0",
     }
     if arm == "control":

@@ -1,4 +1,4 @@
-"""Where checkpoints made on the spot are kept between runs."""
+"""What outlives an engine: checkpoints between runs, and within a run what vLLM knows of a model's class."""
 
 from __future__ import annotations
 
@@ -17,3 +17,20 @@ def model_cache(environ: Mapping[str, str]) -> Path:
     else:
         root = Path.home() / ".cache" / "bi-harness"
     return root.absolute() / "models"
+
+
+def share_model_infos(cache_root: Path, shared: Path) -> None:
+    """Let engines with caches of their own share what vLLM notes of a model's class.
+
+    vLLM finds it out in a process that imports the class, which takes as long as half an engine's start, and
+    keeps it under ``modelinfos`` of its cache, with a digest of the source it is of. It is no compiled code.
+
+    Args:
+        cache_root: an engine's ``VLLM_CACHE_ROOT``.
+        shared: a folder of the run's.
+    """
+    infos, link = shared / "modelinfos", cache_root / "modelinfos"
+    infos.mkdir(parents=True, exist_ok=True)
+    cache_root.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(infos.absolute())

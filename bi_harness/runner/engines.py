@@ -14,6 +14,7 @@ from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineSettings, engine_config
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
+from bi_harness.runner.caches import share_model_infos
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import now
 from bi_harness.spec.load import Spec
@@ -82,7 +83,9 @@ class Engines:
             self._key = key
         if error := self._failures.get((key, arm)):
             raise error
-        if self._starts_together(cell):
+        slot = self._spawn(cell, arm, check)
+        if self._context.control and slot.client.config.room_for_two:
+            # Start-up is most of a run and uses few cores at a time.
             for name in ARMS:
                 if (key, name) not in self._failures:
                     self._spawn(cell, name, check)
@@ -91,7 +94,7 @@ class Engines:
             # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
             other.client.close()
             del self._slots[other.client.config.arm]
-        return self._ready(cell, arm, self._spawn(cell, arm, check), key.check)
+        return self._ready(cell, arm, slot, key.check)
 
     def restart(self, cell: Cell, arm: ArmName) -> EngineClient:
         """End the engine that the checks share, and start the same in a new process.
@@ -123,11 +126,6 @@ class Engines:
             slot.client.ask_to_stop()
         for slot in slots.values():
             slot.client.close()
-
-    def _starts_together(self, cell: Cell) -> bool:
-        # Start-up is most of a run and uses one core at a time. On a GPU the second engine would meet the
-        # first one's memory profiling, so there the control waits until it is asked for.
-        return self._spec.devices[cell.device].kind == "cpu" and self._context.control
 
     def _key_of(self, cell: Cell, check: CheckSpec | None) -> _Key:
         suite = self._spec.suites[cell.suite]
@@ -177,29 +175,29 @@ class Engines:
         assert key is not None
         name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
         workloads = [self.workload(c) for c in self._cells(key.unit)]
-        client = EngineClient(
-            engine_config(
-                cell,
-                arm,
-                model=self._spec.models[cell.model],
-                device=self._spec.devices[cell.device],
-                suite=self._suite(cell),
-                settings=EngineSettings(
-                    python=context.engine_python,
-                    weights=context.weights,
-                    layers=context.layers,
-                    model_cache=context.model_cache,
-                    compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
-                    environment=dict(os.environ),
-                    cores=len(os.sched_getaffinity(0)),
-                ),
-                max_num_seqs=max(workload.max_batch for workload in workloads),
-                max_model_len=max(workload.max_tokens for workload in workloads),
-                check=check if key.check else None,
+        shared = Path(context.folder).parent / "shared"
+        config = engine_config(
+            cell,
+            arm,
+            model=self._spec.models[cell.model],
+            device=self._spec.devices[cell.device],
+            suite=self._suite(cell),
+            settings=EngineSettings(
+                python=context.engine_python,
+                weights=context.weights,
+                layers=context.layers,
+                model_cache=context.model_cache,
+                compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
+                shared_cache=str(shared),
+                environment=dict(os.environ),
+                cores=len(os.sched_getaffinity(0)),
             ),
-            Path(context.folder) / name,
-            Path(context.logs) / f"{name}.log",
+            max_num_seqs=max(workload.max_batch for workload in workloads),
+            max_model_len=max(workload.max_tokens for workload in workloads),
+            check=check if key.check else None,
         )
+        share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
+        client = EngineClient(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
         client.spawn()
         self._slots[arm] = _Slot(client)
         return self._slots[arm]

@@ -36,10 +36,17 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
 
 
 def power_digest(spec: Spec, suite: str) -> str:
-    """``sha256:...`` over what gives a suite its power: its checks, what they send, how it is compared."""
+    """``sha256:...`` over what gives a suite its power: its checks, what they send, how it is compared.
+
+    Not over what makes weights: those that ran have a digest of their own in the certificate.
+    """
     package = Path(bi_harness.__file__).resolve().parent
-    parts = (spec.paths.suites / suite, package / "workload", package / "compare")
-    return f"sha256:{hashlib.sha256(' '.join(map(tree_digest, parts)).encode()).hexdigest()}"
+    parts = (
+        tree_digest(spec.paths.suites / suite),
+        tree_digest(package / "workload", without="checkpoint.py"),
+        tree_digest(package / "compare"),
+    )
+    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 
 def _text(value: str) -> str:
@@ -60,11 +67,19 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"git_commit": commit, "dirty": dirty}
 
 
-def tree_digest(folder: Path) -> str:
-    """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names."""
+def tree_digest(folder: Path, *, without: str = "") -> str:
+    """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names.
+
+    Args:
+        without: the name of a file that does not count.
+    """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".yaml", ".j2", ".html", ".css") and path.is_file():
+        if (
+            path.suffix in (".py", ".yaml", ".j2", ".html", ".css")
+            and path.is_file()
+            and path.name != without
+        ):
             name = path.relative_to(folder).as_posix()
             total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()}"

@@ -1,16 +1,18 @@
-"""Speculation and data parallel on real engines: what is certified, and a rank that dies."""
+"""Speculation, tensor and data parallel on real engines: what is certified, and ranks that die or hang."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import uuid
+from pathlib import Path
 
 import psutil
 import pytest
 
 from bi_harness.exits import ExitCode
-from tests.e2e.real import Harness, Ran, of_run
+from tests.e2e.real import ROOT, Harness, Ran, of_run
 from tests.runner.standin import wait_for
 
 pytestmark = pytest.mark.engine
@@ -18,18 +20,18 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def eagle(harness: Harness) -> Ran:
-    """The suite on both data parallel sizes, eager."""
-    return harness.run("--suite", "eagle_dp", "--mode", "eager")
+    """The whole suite, as a user runs it."""
+    return harness.run("--suite", "eagle_dp")
 
 
 def test_speculation_gives_the_bits_of_plain_decoding(eagle: Ran) -> None:
     assert eagle.code == ExitCode.CERTIFIED, eagle.stderr
-    assert {c["check"] for c in eagle.checks()} == {
-        "eagle",
-        "eagle_batches",
-        "eagle_accepted",
-        "eagle_rejected",
-        "ngram",
+    ran = {(c["cell"].split("/")[3], c["check"]) for c in eagle.checks()}
+    everywhere = {"parallel", "eagle", "eagle_batches"}
+    assert ran == {
+        *(("tp1-dp1", name) for name in {*everywhere, "eagle_accepted", "eagle_rejected", "ngram"}),
+        *(("tp1-dp2", name) for name in everywhere),
+        ("tp2-dp1", "parallel"),
     }
     assert {c["status"] for c in eagle.checks()} == {"pass"}
     assert eagle.left == ()
@@ -38,6 +40,8 @@ def test_speculation_gives_the_bits_of_plain_decoding(eagle: Ran) -> None:
 def test_some_drafts_were_accepted_and_some_were_not(eagle: Ran) -> None:
     for check in eagle.checks():
         reached = {n["name"]: n["reached"] for n in check["evidence"]["needed"]}
+        if check["check"] == "parallel":
+            continue
         accepted, rejected = reached["accepted_tokens"], reached["rejected_tokens"]
         if check["check"] == "eagle":
             assert 0.3 < accepted / (accepted + rejected) < 0.95
@@ -57,36 +61,83 @@ def test_requests_reached_both_ranks_and_have_the_same_bits_there(eagle: Ran) ->
         for n in check["evidence"]["needed"]
         if n["name"] == "spread_bursts"
     ]
-    assert len(spread) == 5
+    assert len(spread) == 3
     assert min(spread) > 0
     axes = eagle.ours["axes"]
-    assert [axis["name"] for axis in axes] == ["dp_digest_equal"] * 5
-    assert all(axis["equal"] and axis["required"] for axis in axes)
+    across = [axis for axis in axes if axis["name"] == "dp_digest_equal"]
+    assert [axis["check"] for axis in across] == ["parallel", "eagle", "eagle_batches"]
+    assert all(axis["equal"] and axis["required"] for axis in across)
+    (tensor,) = [axis for axis in axes if axis["name"] == "tp_digest_equal"]
+    assert not tensor["required"]
+
+
+def test_what_ran_is_what_was_asked_for(eagle: Ran) -> None:
+    for arm in eagle.ours["effective"]:
+        config = arm["config"]
+        tp, dp = (int(part[2:]) for part in arm["unit"].split("/")[3].split("-"))
+        assert (config["tensor_parallel_size"], config["data_parallel_size"]) == (tp, dp)
+        assert config["workers"] == tp * dp
+        assert config["enforce_eager"] is True
+        tokens = {"eagle": 3, "eagle_accepted": 1, "eagle_rejected": 5, "ngram": 3}
+        assert config.get("speculation", {}).get("tokens") == tokens.get(arm["engine"])
+
+
+def second_rank() -> list[psutil.Process]:
+    return [
+        p for p in psutil.process_iter(["cmdline"]) if "EngineCore_DP1" in " ".join(p.info["cmdline"] or ())
+    ]
+
+
+def ended(harness: Harness, process: object, mark: str, out: Path) -> Ran:
+    """The run, once it is over."""
+    _, err = process.communicate(timeout=180)  # type: ignore[attr-defined]
+    assert process.returncode == ExitCode.INCONCLUSIVE, err  # type: ignore[attr-defined]
+    return Ran(process.returncode, out, err, 0.0, of_run(mark, out))  # type: ignore[attr-defined]
 
 
 def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -> None:
     mark = uuid.uuid4().hex
     out = harness.root / mark
     process = harness.start(
-        *("run", "--suite", "eagle_dp", "--mode", "eager", "-k", "dp2 and eagle_batches"), mark=mark, out=out
+        *("run", "--suite", "eagle_dp", "--no-control", "-k", "dp2 and eagle_batches"), mark=mark, out=out
     )
-
-    def ranks() -> list[psutil.Process]:
-        return [
-            p
-            for p in psutil.process_iter(["cmdline"])
-            if "EngineCore_DP1" in " ".join(p.info["cmdline"] or ())
-        ]
-
     # Once its steps are logged, it serves.
-    wait_for(lambda: any(out.rglob("steps-dp1-*.jsonl")), 120, "steps of the second rank")
-    for rank in ranks():
+    wait_for(
+        lambda: any(log.stat().st_size for log in out.rglob("steps-dp1-*.jsonl")),
+        120,
+        "steps of the second rank",
+    )
+    for rank in second_rank():
         os.kill(rank.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == ExitCode.INCONCLUSIVE, err
-    ran = Ran(process.returncode, out, err, 0.0, of_run(mark, out))
+    ran = ended(harness, process, mark, out)
     (check,) = ran.checks()
     assert check["status"] == "error"
     assert "EngineCore_DP1" in check["reason"]
+    assert (ran.folder / check["log"]).stat().st_size > 0
+    assert ran.left == ()
+
+
+def test_a_rank_that_hangs_at_its_start_is_named_in_time_and_leaves_nothing_behind(
+    harness: Harness,
+) -> None:
+    mark = uuid.uuid4().hex
+    out = harness.root / mark
+    suites = harness.root / "impatient"
+    shutil.copytree(ROOT / "suites", suites)
+    settings = suites / "eagle_dp" / "suite.yaml"
+    settings.write_text(settings.read_text().replace("start_s: 900", "start_s: 45"))
+    process = harness.start(
+        *("run", "--suite", "eagle_dp", "--no-control", "-k", "dp2 and parallel"),
+        *("--suites-dir", str(suites)),
+        mark=mark,
+        out=out,
+    )
+    wait_for(lambda: bool(second_rank()), 60, "the second rank")
+    for rank in second_rank():
+        os.kill(rank.pid, signal.SIGSTOP)
+    ran = ended(harness, process, mark, out)
+    (check,) = ran.checks()
+    assert check["status"] == "error"
+    assert "was not ready after 45 s (of 2 data parallel ranks, 1 did not come up)" in check["reason"]
     assert (ran.folder / check["log"]).stat().st_size > 0
     assert ran.left == ()

@@ -21,7 +21,16 @@ CACHES = {"VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 def settings(**changes: Any) -> EngineSettings:
-    plain = EngineSettings("/env/bin/python", "named", None, "/models", "/compile", {"PATH": "/bin"}, 4)
+    plain = EngineSettings(
+        python="/env/bin/python",
+        weights="named",
+        layers=None,
+        model_cache="/models",
+        compile_cache="/compile",
+        shared_cache="/shared",
+        environment={"PATH": "/bin"},
+        cores=4,
+    )
     return dataclasses.replace(plain, **changes)
 
 
@@ -90,12 +99,13 @@ def test_the_arms_share_inductors_cache_in_eager_mode_alone(spec: Spec) -> None:
     }
     assert found["eager", "treatment"] == found["eager", "control"]
     assert len(set(found.values())) == 3
-    assert all(folder.startswith("/compile/") for folder in found.values())
+    assert all(folder.startswith("/compile/") for (mode, _), folder in found.items() if mode == "compile")
+    assert found["eager", "control"].startswith("/shared/")
 
 
 @pytest.mark.parametrize("name", sorted(CACHES))
 def test_a_cache_of_the_environment_is_not_taken(spec: Spec, name: str) -> None:
-    assert config(spec, environment={name: "/home/cache"}).env[name].startswith("/compile/")
+    assert config(spec, environment={name: "/home/cache"}).env[name].startswith(("/compile/", "/shared/"))
 
 
 @pytest.mark.parametrize("device", ["cpu", "h200"])
@@ -270,3 +280,97 @@ def test_what_the_worker_reads_is_json(spec: Spec) -> None:
         read = json.loads(json.dumps(made.for_worker()))
         assert read == made.for_worker()
         assert set(read) >= {"arm", "platform", "invariance", "llm", "checkpoint", "adapters"}
+
+
+def eagle(spec: Spec, check: str, arm: Any = "treatment", *, tp: int = 1, dp: int = 1, **changes: Any) -> Any:
+    """The engine of one check of ``eagle_dp``."""
+    model, device = changes.pop("model", "llama-eagle-tiny"), changes.pop("device", "cpu")
+    suite = spec.suites["eagle_dp"]
+    return engine_config(
+        Cell(device, model, "CPU_ATTN", tp, dp, "eager", "eagle_dp"),
+        arm,
+        model=spec.models[model],
+        device=spec.devices[device],
+        suite=suite,
+        settings=settings(**changes),
+        max_num_seqs=64,
+        max_model_len=300,
+        check=suite.check(check),
+    )
+
+
+def test_a_synthetic_target_gets_a_draft_made_for_it(spec: Spec) -> None:
+    made = eagle(spec, "eagle")
+    assert made.checkpoint is not None
+    assert made.draft == {**made.checkpoint, "draft": {"noise": 2.0, "opposite": False}}
+    assert made.for_worker()["draft"] == made.draft
+    speculation = made.llm["speculative_config"]
+    assert (speculation["method"], speculation["num_speculative_tokens"]) == ("eagle", 3)
+    assert speculation["model"] == f"/models/{spec_digest(made.draft)[:32]}" != made.llm["model"]
+    assert made.llm["disable_log_stats"] is False, "accepted tokens are counted there"
+
+
+def test_drafts_of_one_target_are_different_checkpoints(spec: Spec) -> None:
+    drafts = {
+        name: eagle(spec, name).llm["speculative_config"]["model"]
+        for name in ("eagle", "eagle_accepted", "eagle_rejected")
+    }
+    assert len(set(drafts.values())) == 3
+    assert eagle(spec, "eagle_rejected").draft["draft"]["opposite"] is True
+
+
+def test_named_weights_take_the_named_draft(spec: Spec) -> None:
+    made = eagle(spec, "eagle", device="h200", model="llama-3.1-8b-instruct")
+    assert made.draft is None
+    assert made.llm["speculative_config"]["model"] == "yuhuili/EAGLE-LLaMA3.1-Instruct-8B"
+    assert made.llm["speculative_config"]["revision"] == "main"
+
+
+def test_a_made_draft_does_not_go_with_named_weights(spec: Spec) -> None:
+    with pytest.raises(UsageError, match="the draft agreeing is synthetic"):
+        eagle(spec, "eagle_accepted", device="h200", model="llama-3.1-8b-instruct")
+
+
+def test_ngram_has_no_draft(spec: Spec) -> None:
+    made = eagle(spec, "ngram")
+    assert (made.draft, made.llm["speculative_config"]["method"]) == (None, "ngram")
+    assert "model" not in made.llm["speculative_config"]
+
+
+def test_without_speculation_there_is_none(spec: Spec) -> None:
+    made = eagle(spec, "parallel")
+    assert (made.draft, "speculative_config" in made.llm) == (None, False)
+
+
+def test_engines_that_speculate_and_the_plain_one_have_room_to_draft_at_the_longest_request(
+    spec: Spec,
+) -> None:
+    """Else vLLM drafts for nobody while one request of the batch is that long."""
+    lengths = {eagle(spec, check.id).llm["max_model_len"] for check in spec.suites["eagle_dp"].checks}
+    assert lengths == {300 + 2 * (5 + 1)}
+    assert config(spec).llm["max_model_len"] == 924
+
+
+def test_ranks_are_asked_for_where_there_are_several(spec: Spec) -> None:
+    one, two = (config(spec, dp=dp).llm for dp in (1, 2))
+    assert not {name for name in one if name.startswith("data_parallel")}
+    assert (two["data_parallel_size"], two["data_parallel_backend"]) == (2, "mp")
+    assert config(spec, tp=2).llm["tensor_parallel_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("tp", "dp", "threads"), [(1, 1, None), (1, 2, "2"), (1, 4, "1"), (1, 8, "1"), (2, 1, None)]
+)
+def test_ranks_on_a_cpu_have_cores_of_their_own(spec: Spec, tp: int, dp: int, threads: str | None) -> None:
+    made = eagle(spec, "parallel", tp=tp, dp=dp, cores=4)
+    assert made.env.get("OMP_NUM_THREADS") == threads
+    assert made.env.get("VLLM_CPU_SIM_MULTI_NUMA") == ("1" if tp > 1 else None)
+    # One process is one rank, unless tensor parallelism takes workers.
+    assert (made.env.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0") == (tp == 1)
+    assert made.llm.get("distributed_executor_backend") == ("uni" if dp > 1 else None)
+
+
+def test_ranks_on_gpus_are_left_to_vllm(spec: Spec) -> None:
+    made = config(spec, dp=2, cores=4)
+    assert not {"OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(made.env)
+    assert "distributed_executor_backend" not in made.llm

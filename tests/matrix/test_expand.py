@@ -19,6 +19,7 @@ from bi_harness.matrix.rules import Point, RuleBook, device_meets, holds_for, po
 from bi_harness.matrix.select import absent, select
 from bi_harness.spec.load import Spec, default_paths, load_spec
 from bi_harness.spec.types import PROFILES
+from tests.spec.small import Files
 
 _paths = default_paths(environ={})
 SHIPPED = load_spec(_paths.models, _paths.hardware, _paths.suites)
@@ -68,6 +69,20 @@ def test_a_model_that_is_named_runs_in_any_profile_and_is_never_lost_in_silence(
 def test_too_few_gpus(spec: Spec) -> None:
     found = plan(spec, models=["big"], gpus=1)
     assert {(p.cell.tp, p.rule) for p in found.cells} == {(1, None), (2, "gpus")}
+
+
+def test_several_data_parallel_ranks_are_for_suites_that_say_so(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.hardware = files.hardware.replace("    tp: [1, 2]\n", "    tp: [1, 2]\n    dp: [1, 2]\n")
+    files.models = files.models.replace("    tp: [1, 2]\n", "    tp: [1, 2]\n    dp: [1, 2]\n")
+
+    def sizes() -> set[tuple[int, int]]:
+        found = expand(files.load(), "gpu", vllm_version="0.33.0", profile="nightly")
+        return {(p.cell.tp, p.cell.dp) for p in found.cells if p.cell.model == "big"}
+
+    assert sizes() == {(1, 1), (2, 1)}
+    files.suite = files.suite.replace("engine: shared\n", "engine: shared\ndata_parallel: true\n")
+    assert sizes() == {(1, 1), (1, 2), (2, 1), (2, 2)}
 
 
 def test_units_are_shared_unless_the_suite_wants_its_own(spec: Spec) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bi_harness.errors import UsageError
+from bi_harness.errors import SpecError, UsageError
 from bi_harness.matrix.cells import Cell
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.expression import compile_expression
@@ -139,6 +139,61 @@ def test_a_check_does_not_run_where_its_unless_is_met(tmp_path: Path) -> None:
     assert "late" not in [check.id for check in checks_of(spec, ON_CPU, "smoke")]
     for cell in (compiled, ON_GPU):
         assert "late" in [check.id for check in checks_of(spec, cell, "smoke")]
+
+
+def test_an_unless_may_hold_in_one_profile_alone(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.suite = files.suite.replace(
+        "timeouts:",
+        '  - {id: late, test: "test_c.py::test_c", summary: Three.,'
+        " unless: [{kind: cpu, profile: smoke}]}\n"
+        "timeouts:",
+    )
+    spec = files.load()
+    there = {
+        (cell.device, profile): "late" in [check.id for check in checks_of(spec, cell, profile)]
+        for cell in (ON_CPU, ON_GPU)
+        for profile in ("smoke", "nightly")
+    }
+    assert there == {
+        ("cpu", "smoke"): False,
+        ("cpu", "nightly"): True,
+        ("gpu", "smoke"): True,
+        ("gpu", "nightly"): True,
+    }
+
+
+def test_a_rule_knows_no_profile(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.hardware = files.hardware.replace("when: {kind: cuda,", "when: {kind: cuda, profile: smoke,")
+    with pytest.raises(SpecError, match="profile"):
+        files.load()
+
+
+SPECULATING = """\
+  - {id: main, test: "test_c.py::test_c", summary: A., speculation: {method: eagle, draft: main, tokens: 3}}
+  - {id: wrong, test: "test_d.py::test_d", summary: B., speculation: {method: eagle, draft: wrong, tokens: 5}}
+  - {id: ngram, test: "test_e.py::test_e", summary: C., speculation: {method: ngram, tokens: 3}}
+timeouts:"""
+
+
+def test_a_check_needs_a_draft_for_the_weights_that_run(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.suite = files.suite.replace("timeouts:", SPECULATING)
+    files.models = files.models.replace(
+        "    hf: Org/Big\n",
+        "    hf: Org/Big\n    next_token: true\n"
+        "    drafts: {main: {hf: Org/Head, noise: 1.0}, wrong: {noise: 0.0, opposite: true}}\n",
+    )
+    spec = files.load()
+
+    def found(cell: Cell, weights: str) -> list[str]:
+        return [check.id for check in checks_of(spec, cell, "smoke", weights) if check.speculation]
+
+    big = replace(ON_GPU, model="big")
+    assert found(big, "named") == ["main", "ngram"]
+    assert found(big, "synthetic") == ["main", "wrong", "ngram"]
+    assert found(ON_CPU, "synthetic") == ["ngram"], "a model without drafts"
 
 
 def test_a_check_without_profiles_is_in_all(spec: Spec) -> None:

@@ -152,7 +152,7 @@ def checks(files: Files) -> dict[str, CheckSpec]:
     return {check.id: check for check in files.load().suites["core"].checks}
 
 
-def test_on_a_cpu_both_arms_start_together(engines: Engines, world: World) -> None:
+def test_both_arms_start_together(engines: Engines, world: World) -> None:
     treatment = engines.get(CPU, "treatment")
     assert world.take() == ["spawn treatment", "spawn control", "wait treatment 60"]
     assert treatment.config.arm == "treatment"
@@ -167,7 +167,7 @@ def test_on_a_cpu_both_arms_start_together(engines: Engines, world: World) -> No
 
 def test_the_control_may_be_asked_for_first(engines: Engines, world: World) -> None:
     assert engines.get(CPU, "control").config.arm == "control"
-    assert world.take() == ["spawn treatment", "spawn control", "wait control 60"]
+    assert world.take() == ["spawn control", "spawn treatment", "wait control 60"]
 
 
 def test_without_a_control_none_is_ever_started(
@@ -181,12 +181,12 @@ def test_without_a_control_none_is_ever_started(
     assert [client.name for client in world.clients] == ["treatment", "lora-treatment"]
 
 
-def test_on_a_gpu_the_control_waits_until_it_is_asked_for(files: Files, world: World) -> None:
+def test_on_a_gpu_that_has_room_both_arms_start_together_too(files: Files, world: World) -> None:
     engines, _ = made(files, world, GPU)
     engines.get(GPU, "treatment")
-    assert world.take() == ["spawn treatment", "wait treatment 60"]
+    assert world.take() == ["spawn treatment", "spawn control", "wait treatment 60"]
     engines.get(GPU, "control")
-    assert world.take() == ["spawn control", "wait control 60"]
+    assert world.take() == ["wait control 60"]
     assert world.up == {"treatment", "control"}
 
 

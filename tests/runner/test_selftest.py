@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +26,7 @@ from bi_harness.runner.journal import now
 from bi_harness.runner.provenance import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.runner.selftest import (
-    CLEAN_MODELS,
-    CLEAN_RUNS,
+    CLEAN,
     SelfTestOptions,
     _runs,
     chosen,
@@ -45,6 +44,8 @@ FAULTS = {name: fault for name, fault in ALL_FAULTS.items() if fault.suite == "b
 
 _paths = default_paths(environ={})
 SPEC = load_spec(_paths.models, _paths.hardware, _paths.suites)
+
+MODEL, RUNS = CLEAN["batch_invariance"].model, CLEAN["batch_invariance"].runs
 
 
 @dataclass
@@ -127,17 +128,29 @@ def test_faults_run_first_on_their_own_models_and_clean_runs_alternate() -> None
     assert [(r.fault, r.model, r.mode, r.seed) for r in made] == [
         ("moe-combine", "qwen3-moe-tiny", "compile", 5),
         ("norm-256", "qwen3-tiny", "compile", 5),
-        (None, CLEAN_MODELS["batch_invariance"], "eager", 5),
-        (None, CLEAN_MODELS["batch_invariance"], "compile", 6),
-        (None, CLEAN_MODELS["batch_invariance"], "eager", 7),
-        (None, CLEAN_MODELS["batch_invariance"], "compile", 8),
-        (None, CLEAN_MODELS["batch_invariance"], "eager", 9),
+        (None, MODEL, "eager", 5),
+        (None, MODEL, "compile", 6),
+        (None, MODEL, "eager", 7),
+        (None, MODEL, "compile", 8),
+        (None, MODEL, "eager", 9),
     ]
     assert [r.heading.split(":")[0] for r in made[:3]] == [
         "fault 1/2 moe-combine",
         "fault 2/2 norm-256",
         "clean run 1/5",
     ]
+
+
+def test_each_suite_has_its_own_faults_models_and_modes() -> None:
+    faults = chosen("eagle_dp", None)
+    assert {fault.id for fault in faults} == {"verify-together", "rank-seed", "all-reduce-size"}
+    made = list(_runs(replace(options(), suite="eagle_dp", faults=faults, clean=2)))
+    assert {(r.suite, r.model, r.mode) for r in made} == {("eagle_dp", "llama-eagle-tiny", "eager")}
+    assert [r.only for r in made] == ["tp1-dp1", "tp1-dp2", "tp2-dp1", None, None]
+    with pytest.raises(UsageError, match='"nvfp4" has no planted faults'):
+        chosen("nvfp4", None)
+    with pytest.raises(UsageError, match='there is no fault "norm-256"'):
+        chosen("eagle_dp", ["norm-256"])
 
 
 @given(st.integers(0, 120), st.integers(0, 10**6), st.sampled_from(["eager", "compile"]))
@@ -311,7 +324,7 @@ def test_what_a_run_cannot_be_made_for_is_raised(runs: Runs, error: Exception) -
 
 
 def all_caught(**changes: Any) -> SelfTest:
-    return tried(*(fault_result(name) for name in FAULTS), **{"clean_runs": CLEAN_RUNS, **changes})
+    return tried(*(fault_result(name) for name in FAULTS), **{"clean_runs": RUNS, **changes})
 
 
 def all_but(last: FaultResult) -> SelfTest:
@@ -323,7 +336,7 @@ LAST = list(FAULTS)[-1]
 
 def test_a_result_is_complete_when_every_run_gave_an_answer() -> None:
     assert complete(all_caught()) == ""
-    assert complete(all_caught(clean_runs=CLEAN_RUNS + 1, false_alarms=3)) == "", "a bad answer is one too"
+    assert complete(all_caught(clean_runs=RUNS + 1, false_alarms=3)) == "", "a bad answer is one too"
     assert complete(all_but(missed(LAST))) == ""
 
 
@@ -338,7 +351,7 @@ def test_a_result_is_complete_when_every_run_gave_an_answer() -> None:
         (all_but(fault_result("stranger")), f"1 of {len(FAULTS)} faults were not tried"),
         (all_but(missed(LAST, error="it died")), f"{LAST} gave no answer: it died"),
         (all_caught(unsound=("clean-03: why",)), "a clean run gave no answer: clean-03: why"),
-        (all_caught(clean_runs=CLEAN_RUNS - 1), f"{CLEAN_RUNS - 1} clean runs, and {CLEAN_RUNS} are needed"),
+        (all_caught(clean_runs=RUNS - 1), f"{RUNS - 1} clean runs, and {RUNS} are needed"),
         (all_caught(clean_runs=0), "0 clean runs"),
     ],
 )

@@ -183,6 +183,24 @@ def test_what_a_check_asks_for(files: Files) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("{}", "give noise (a draft made on the spot), hf (a repository), or both"),
+        ("{noise: -1.0}", "models.tiny.drafts.main.noise"),
+        ("{noise: .inf}", "models.tiny.drafts.main.noise"),
+        ("{hf: nowhere}", "models.tiny.drafts.main.hf"),
+        ("{noise: 1.0, revision: main}", "a draft made on the spot has no revision"),
+        ("{hf: Org/Head, opposite: true}", "opposite is for a draft made on the spot"),
+        ("{noise: 1.0}", "a draft made on the spot needs next_token: true"),
+    ],
+)
+def test_mistakes_in_a_draft(change: Change, given: str, message: str) -> None:
+    follows = "" if "next_token" in message else "    next_token: true\n"
+    drafts = f"    synthetic: true\n{follows}    drafts: {{main: {given}}}\n"
+    assert message in "\n".join(change("models", "    synthetic: true\n", drafts))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         ("profiles: []", "checks.1.profiles"),
         ("profiles: smoke", "checks.1.profiles: must be a list"),
         ("profiles: [smok]", '"smok" is not one of smoke, nightly, release. Did you mean "smoke"?'),
@@ -194,6 +212,13 @@ def test_what_a_check_asks_for(files: Files) -> None:
         ("adapters: '2'", "checks.1.adapters"),
         ("engine_args: [enable_lora]", "checks.1.engine_args"),
         ("engine_args: ~", "checks.1.engine_args"),
+        ("speculation: {method: medusa, tokens: 3}", '"medusa" is not one of eagle, ngram'),
+        ("speculation: {method: eagle, tokens: 3}", "eagle needs a draft, and ngram has none"),
+        ("speculation: {method: ngram, draft: main, tokens: 3}", "eagle needs a draft, and ngram has none"),
+        ("speculation: {method: ngram, tokens: 0}", "checks.1.speculation.tokens"),
+        ("speculation: {method: ngram}", 'required key "tokens" is missing'),
+        ("unless: [{profile: smok}]", '"smok" is not one of smoke, nightly, release'),
+        ("unless: [{kind: gpu}]", '"gpu" is not one of cpu, cuda'),
     ],
 )
 def test_mistakes_in_what_a_check_asks_for(change: Change, given: str, message: str) -> None:

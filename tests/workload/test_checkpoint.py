@@ -46,8 +46,8 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 def test_a_specs_name_stays_and_does_not_depend_on_key_order() -> None:
     """It names folders of a cache that outlives releases; it changes when FORMAT does."""
-    assert checkpoint.FORMAT == 1
-    assert spec_digest(TINY) == "8f9c6670c15973eecf6480ac1b9b75de2b294af9d2d19b0c5dbb6b5ab3ede84b"
+    assert checkpoint.FORMAT == 2
+    assert spec_digest(TINY) == "4146e2ab1148884919928be8cab461949d00731aa8bf9a9461d99410c7eaf4a1"
     turned = dict(reversed([(k, dict(reversed(v.items())) if k == "config" else v) for k, v in TINY.items()]))
     assert spec_digest(turned) == spec_digest(TINY)
 
@@ -272,6 +272,52 @@ def test_a_configuration_that_transformers_refuses_is_an_error(
     with pytest.raises(ValueError, match="transformers refuses the configuration"):
         ensure(spec(config=config), tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+TARGET = spec(config={**TINY["config"], "model_type": "llama"}, next_token=True)
+
+
+def weights(made: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tensors of the checkpoint of that spec."""
+    pytest.importorskip("transformers")
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    ensure(made, folder)
+    found: dict[str, Any] = load_file(folder / "model.safetensors")
+    return found
+
+
+def test_tokens_follow_each_other_in_short_cycles(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    found = weights(TARGET, tmp_path / "t")
+    head, embedding = found["lm_head.weight"].float(), found["model.embed_tokens.weight"].float()
+    follows = (embedding @ head.T).argmax(dim=1)
+    assert sorted(follows.tolist()) == list(range(300)), "each token follows one other"
+    token = torch.arange(300)
+    for _ in range(checkpoint._CYCLE):
+        token = follows[token]
+    last = 300 % checkpoint._CYCLE
+    assert (token == torch.arange(300)).sum() >= 300 - last
+
+
+def test_a_draft_has_the_targets_embedding_and_passes_it_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    embedding = weights(TARGET, tmp_path / "t")["model.embed_tokens.weight"]
+    one = torch.cat((torch.eye(32), torch.zeros(32, 32)), dim=1)
+    for opposite, sign in ((False, 1.0), (True, -1.0)):
+        draft = {**TARGET, "draft": {"noise": 0.0, "opposite": opposite}}
+        found = weights(draft, tmp_path / f"d{sign}")
+        assert torch.equal(found["embed_tokens.weight"], embedding)
+        assert torch.equal(found["fc.weight"].float(), sign * one)
+        assert not [name for name in found if name.startswith(("lm_head", "model.", "layers.1"))]
+    noisy = weights({**TARGET, "draft": {"noise": 0.5, "opposite": False}}, tmp_path / "n")
+    assert 0.01 < (noisy["fc.weight"].float() - one).std() < 0.2
+
+
+def test_a_tied_head_cannot_say_what_follows(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    tied = {**TARGET, "config": {**TARGET["config"], "tie_word_embeddings": True}}
+    with pytest.raises(ValueError, match="needs an lm_head of its own"):
+        ensure(tied, tmp_path / "c")
 
 
 @pytest.mark.parametrize("model_id", SYNTHETIC)
