@@ -83,17 +83,17 @@ class Engines:
             self._key = key
         if error := self._failures.get((key, arm)):
             raise error
+        other = self._slots.get("control" if arm == "treatment" else "treatment")
+        if other is not None and not other.client.config.room_for_two:
+            # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
+            other.client.close()
+            del self._slots[other.client.config.arm]
         slot = self._spawn(cell, arm, check)
         if self._context.control and slot.client.config.room_for_two:
             # Start-up is most of a run and uses few cores at a time.
             for name in ARMS:
                 if (key, name) not in self._failures:
                     self._spawn(cell, name, check)
-        other = self._slots.get("control" if arm == "treatment" else "treatment")
-        if other is not None and not other.client.config.room_for_two:
-            # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
-            other.client.close()
-            del self._slots[other.client.config.arm]
         return self._ready(cell, arm, slot, key.check)
 
     def restart(self, cell: Cell, arm: ArmName) -> EngineClient:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bi_harness.engine.step_probe import ranks_up
+
 ROOT = Path(__file__).resolve().parents[2]
 
 BLOCKED = """
@@ -50,6 +52,7 @@ def fake_vllm(folder: Path, **files: str) -> Path:
         "v1__attention__backends__cpu_attn": (
             "class CPUAttentionMetadataBuilder:\n    def build(self): pass\n"
         ),
+        "v1__sample__rejection_sampler": "def expand_batch_to_tokens(x): pass\n",
         "model_executor__layers__linear": "class UnquantizedLinearMethod:\n    def apply(self): pass\n",
         "model_executor__layers__vocab_parallel_embedding": (
             "class UnquantizedEmbeddingMethod:\n    def apply(self): pass\n"
@@ -90,6 +93,7 @@ def test_when_asked_it_says_what_it_patched_once(tmp_path: Path) -> None:
         {"_custom_ops": ""},
         {"v1__attention__backends__cpu_attn": ""},
         {"v1__attention__backends__cpu_attn": "class CPUAttentionMetadataBuilder: pass\n"},
+        {"v1__sample__rejection_sampler": ""},
         {"model_executor__layers__linear": ""},
         {"model_executor__layers__linear": "class UnquantizedLinearMethod: pass\n"},
         {"model_executor__layers__vocab_parallel_embedding": ""},
@@ -120,14 +124,40 @@ def test_the_step_probe_refuses_a_vllm_without_its_scheduler(tmp_path: Path) -> 
     assert "ModuleNotFoundError" in done.stderr
 
 
+def test_a_scheduler_that_was_made_shows_before_its_first_step(tmp_path: Path) -> None:
+    scheduler = """
+class Scheduler:
+    def __init__(self, rank):
+        self.vllm_config = self
+        self.parallel_config = self
+        self.data_parallel_rank = rank
+    def schedule(self): pass
+"""
+    made = "import atexit\n" + "\n".join(
+        f"atexit.register(lambda: __import__('vllm.v1.core.sched.scheduler', fromlist=['x']).Scheduler({n}))"
+        for n in (0, 2)
+    )
+    steps = tmp_path / "steps"
+    folder = fake_vllm(tmp_path, v1__core__sched__scheduler=scheduler)
+    done = register(made, path=folder, BI_HARNESS_STEP_LOG=str(steps))
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in steps.iterdir()] == ["", ""]
+    assert ranks_up(steps) == {0, 2}
+
+
 def test_the_step_probe_wraps_the_scheduler_once(tmp_path: Path) -> None:
     scheduler = """
 class Output:
     total_num_scheduled_tokens = 3
     num_scheduled_tokens = {"a": 3}
     scheduled_new_reqs = ()
+class Config:
+    class parallel_config:
+        data_parallel_index, data_parallel_rank = 3, 0
 class Scheduler:
     running = ()
+    def __init__(self):
+        self.vllm_config = Config
     def schedule(self, more=0):
         return Output()
 """
@@ -142,6 +172,7 @@ atexit.register(run)
     done = register(after, path=folder, BI_HARNESS_STEP_LOG=str(tmp_path / "steps"))
     assert done.returncode == 0, done.stderr
     (log,) = (tmp_path / "steps").iterdir()
+    assert log.name.startswith("steps-dp3-")
     assert log.read_text().splitlines() == [
         '{"tokens":{"a":3},"new":{},"cached":0,"adapters":0,"preempted":0}'
     ]

@@ -15,9 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 # git's word and not the folder's: a developer's own runs lie beside the kept ones.
 KEPT = {
     "cpu/20261121T110032Z-796804": "CERTIFIED",
+    "cpu/20261121T130302Z-e5144d": "CERTIFIED",
     "h200/20261121T090241Z-212dcc": "NOT_CERTIFIED",
     "h200/20261121T090556Z-b9ea69": "NOT_CERTIFIED",
     "h200/20261121T090857Z-dcb970": "CERTIFIED",
+    "h200x2/20261121T123726Z-36d0a0": "CERTIFIED",
+    "h200x2/20261121T124559Z-61c2de": "NOT_CERTIFIED",
 }
 
 
