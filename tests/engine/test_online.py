@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bi_harness.engine import worker
 from bi_harness.engine.online import OnlineEngine
 from bi_harness.workload.requests import Member, Request
 
@@ -141,6 +142,14 @@ def test_a_failure_without_a_death_says_so(driver: Driver) -> None:
     driver.fake.fails = "0"
     with pytest.raises(RuntimeError, match=r"^the engine failed: ValueError: the engine is dead$"):
         driver.run_burst(requests(1), [Member(0)])
+
+
+def test_a_rank_that_was_given_requests_and_scheduled_none_is_named(driver: Driver) -> None:
+    both = [Member(0), Member(1)]
+    worker._all_ranks_served(driver, both, {"dp0", "dp1"})
+    worker._all_ranks_served(driver, [Member(0)], {"dp0"})
+    with pytest.raises(worker.Refused, match="data parallel rank dp1 was given requests and scheduled none"):
+        worker._all_ranks_served(driver, both, {"dp0"})
 
 
 def test_every_worker_of_every_rank_answers_and_what_it_said_before_is_forgotten(driver: Driver) -> None:
