@@ -17,6 +17,7 @@ from bi_harness.errors import InfrastructureError
 GONE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 _HOLD_S = 0.5
+_SWEEP_S = 3.0
 
 
 def start(
@@ -64,8 +65,11 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
     if process.poll() is None:
         sessions |= sessions_below(process.pid)
     deadline = time.monotonic() + GONE_TIMEOUT_S
+    sweeping = time.monotonic() + _SWEEP_S
     while left := members(sessions):
         for member in left:
+            if _sweeps(member) and time.monotonic() < sweeping:
+                continue
             # Held before it is asked for its children: one that it forked after that, into a session of its
             # own, would be nobody's. A leader that died by itself cannot be asked, but its are still known.
             _hold(member)
@@ -78,6 +82,15 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
             )
         time.sleep(_POLL_S)
     process.wait()
+
+
+def _sweeps(process: psutil.Process) -> bool:
+    """Whether it is Python's resource tracker: once those that it served are gone, it removes the shared
+    memory that they had no time to remove (vLLM's workers talk through 160 MiB of it each), and ends."""
+    try:
+        return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _hold(process: psutil.Process) -> None:

@@ -99,7 +99,7 @@ def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -
     mark = uuid.uuid4().hex
     out = harness.root / mark
     process = harness.start(
-        *("run", "--suite", "eagle_dp", "--no-control", "-k", "dp2 and eagle_batches"), mark=mark, out=out
+        *("run", "--suite", "eagle_dp", "-k", "dp2 and eagle_batches"), mark=mark, out=out
     )
     # Once its steps are logged, it serves.
     wait_for(
@@ -127,7 +127,7 @@ def test_a_rank_that_hangs_at_its_start_is_named_in_time_and_leaves_nothing_behi
     settings = suites / "eagle_dp" / "suite.yaml"
     settings.write_text(settings.read_text().replace("start_s: 900", "start_s: 45"))
     process = harness.start(
-        *("run", "--suite", "eagle_dp", "--no-control", "-k", "dp2 and parallel"),
+        *("run", "--suite", "eagle_dp", "-k", "dp2 and parallel"),
         *("--suites-dir", str(suites)),
         mark=mark,
         out=out,

@@ -219,3 +219,28 @@ def test_a_log_that_cannot_be_written_is_an_error_of_the_surroundings(tmp_path: 
 )
 def test_an_exit_in_words(code: int | None, text: str) -> None:
     assert process.describe_exit(code) == text
+
+
+def test_shared_memory_goes_with_the_processes_that_had_it(tree: Tree) -> None:
+    shared = """
+from multiprocessing import shared_memory
+made = shared_memory.SharedMemory(create=True, size=4096)
+open({name!r}, "w").write(made.name)
+"""
+    name = tree.folder / "name"
+    started = tree.start(f"{DEAF}\n{shared.format(name=str(name))}\nready(); {SLEEP}")
+    segment = Path("/dev/shm") / name.read_text()
+    assert segment.exists()
+    began = time.monotonic()
+    process.stop(started, grace_s=0)
+    assert not segment.exists()
+    assert process.members({started.pid}) == []
+    assert time.monotonic() - began < process._SWEEP_S, "the tracker ended by itself"
+
+
+def test_a_tracker_that_does_not_end_is_killed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_SWEEP_S", 0.5)
+    stuck = f"{DEAF}; {SLEEP} # multiprocessing.resource_tracker"
+    started = tree.start(f"child({stuck!r}); ready(); {SLEEP}")
+    process.stop(started, grace_s=0)
+    assert tree.alive() == []
