@@ -20,18 +20,17 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def eagle(harness: Harness) -> Ran:
-    """The whole suite, as a user runs it."""
-    return harness.run("--suite", "eagle_dp")
+    """What ``--suite eagle_dp`` runs, less what needs more time than CI has."""
+    wanted = "tp1-dp2 or (tp1-dp1 and (parallel or eagle_accepted or eagle_rejected))"
+    return harness.run("--suite", "eagle_dp", "-k", wanted)
 
 
 def test_speculation_gives_the_bits_of_plain_decoding(eagle: Ran) -> None:
     assert eagle.code == ExitCode.CERTIFIED, eagle.stderr
     ran = {(c["cell"].split("/")[3], c["check"]) for c in eagle.checks()}
-    everywhere = {"parallel", "eagle", "eagle_batches"}
     assert ran == {
-        *(("tp1-dp1", name) for name in {*everywhere, "eagle_accepted", "eagle_rejected", "ngram"}),
-        *(("tp1-dp2", name) for name in everywhere),
-        ("tp2-dp1", "parallel"),
+        *(("tp1-dp1", name) for name in ("parallel", "eagle_accepted", "eagle_rejected")),
+        *(("tp1-dp2", name) for name in ("parallel", "eagle", "eagle_batches")),
     }
     assert {c["status"] for c in eagle.checks()} == {"pass"}
     assert eagle.left == ()
@@ -63,12 +62,10 @@ def test_requests_reached_both_ranks_and_have_the_same_bits_there(eagle: Ran) ->
     ]
     assert len(spread) == 3
     assert min(spread) > 0
-    axes = eagle.ours["axes"]
-    across = [axis for axis in axes if axis["name"] == "dp_digest_equal"]
-    assert [axis["check"] for axis in across] == ["parallel", "eagle", "eagle_batches"]
-    assert all(axis["equal"] and axis["required"] for axis in across)
-    (tensor,) = [axis for axis in axes if axis["name"] == "tp_digest_equal"]
-    assert not tensor["required"]
+    (across,) = eagle.ours["axes"]
+    assert (across["name"], across["check"]) == ("dp_digest_equal", "parallel")
+    assert across["equal"]
+    assert across["required"]
 
 
 def test_what_ran_is_what_was_asked_for(eagle: Ran) -> None:

@@ -94,6 +94,7 @@ def test_the_mode_says_what_it_patched_and_stock_says_nothing() -> None:
         "UnquantizedEmbeddingMethod",
         "enable_kv_split=False",
         "CPUAttentionMetadataBuilder.build",
+        "expand_batch_to_tokens",
     ):
         assert sum(name in line for line in active) == 1
 
@@ -190,3 +191,43 @@ for builder, given in (
     assert seen.pop() is given
 """
     )
+
+
+EXPAND = """
+import json, sys
+import torch
+from bi_harness.invariance import cpu
+from vllm.platforms import current_platform
+from vllm.v1.sample import rejection_sampler
+
+(patched,) = json.loads(sys.argv[1])
+current_platform.import_kernels()
+current_platform.register_triton_kernel_overrides()
+if patched:
+    cpu.enable()
+
+def expanded(values, *replaced):
+    held = [torch.full((6,), 7.5) for _ in range(64)]
+    del held  # what new memory is likely to hold
+    counts = torch.tensor([2, 5, 6], dtype=torch.int32)
+    return rejection_sampler.expand_batch_to_tokens(values, counts, 6, *replaced).tolist()
+
+print("FOUND" + json.dumps({
+    "temperature": expanded(torch.tensor([0.75, 0.0, 1.5]), 0, 1),
+    "top_k": expanded(torch.tensor([3, 9, 4], dtype=torch.int32)),
+    "nothing": expanded(torch.tensor([0.5, 0.25, 0.125])),
+}))
+"""
+
+
+def test_what_verified_tokens_are_sampled_with_is_what_was_asked_for() -> None:
+    assert answer(EXPAND, True) == {
+        "temperature": [0.75, 0.75, 1.0, 1.0, 1.0, 1.5],
+        "top_k": [3, 3, 9, 9, 9, 4],
+        "nothing": [0.5, 0.5, 0.25, 0.25, 0.25, 0.125],
+    }
+
+
+def test_stock_vllm_never_writes_it() -> None:
+    """When this fails vLLM has mended it, and the mode need not."""
+    assert answer(EXPAND, False)["temperature"] != [0.75, 0.75, 1.0, 1.0, 1.0, 1.5]
