@@ -102,13 +102,16 @@ def without_answer(statement: Statement, fault: str | None) -> str:
                 f"the {arm.arm} engine of {arm.unit} has {got or 'no fault'} planted, not {fault or 'none'}"
             )
     for check in result.checks:
-        if check.status == "fail":
+        # A skip by a rule is the plan's: what was left out cannot have answered, and others did.
+        if check.status == "fail" or (check.status == "skip" and check.rule):
             continue
         if check.status == "error" or check.evidence is None:
             return f"{check.check}: {check.status}: {check.reason}"
         # A fault may keep a batch from forming no more than anything else.
         if why := weakness(check.evidence):
             return f"{check.check}: {why}"
+    if not any(check.evidence for check in result.checks):
+        return f"{result.checks[0].check}: {result.checks[0].status}: {result.checks[0].reason}"
     return ""
 
 

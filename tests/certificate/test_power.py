@@ -21,7 +21,7 @@ from bi_harness.certificate.power import (
     without_answer,
 )
 from bi_harness.certificate.records import BatchReached, CheckResult, Needed
-from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.statement import HarnessResult, Statement
 from tests.certificate.journals import (
     DIGEST,
     DIVERGENCE,
@@ -107,6 +107,24 @@ def test_a_run_whose_every_cell_is_skipped_is_no_answer() -> None:
     assert without_answer(build([started(skipped()), end()], JOURNAL), None).startswith("no engine started")
     events = [started(skipped()), engine(FAULT), ended(), end()]
     assert without_answer(build(events, JOURNAL), FAULT) == "alone: skip: Too few heads. [PR 1]"
+
+
+def test_what_a_rule_skips_beside_checks_that_answer_takes_no_answer_away() -> None:
+    skipped_too = CheckResult(cell="cpu/x", check="alone", status="skip", rule="heads", reason="Too few.")
+    by_itself = skipped_too.model_copy(update={"rule": None})
+    for status in ("pass", "fail", "inconclusive"):
+        answered = ran(checked(status), fault=FAULT)
+        ours = answered.predicate.bi_harness
+
+        def beside(
+            check: CheckResult, answered: Statement = answered, ours: HarnessResult = ours
+        ) -> Statement:
+            more = ours.model_copy(update={"checks": (*ours.checks, check)})
+            predicate = answered.predicate.model_copy(update={"bi_harness": more})
+            return answered.model_copy(update={"predicate": predicate})
+
+        assert without_answer(beside(skipped_too), FAULT) == ""
+        assert "skip" in without_answer(beside(by_itself), FAULT), "no rule says why"
 
 
 def test_a_run_that_planned_nothing_has_no_answer() -> None:
