@@ -7,6 +7,7 @@ logged, as closely as one process can follow another. Worker side: standard libr
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from bi_harness.workload.requests import Member, Request
 
 _POLL_S = 0.002
 _EXIT_S = 3.0
+_SHUTDOWN_S = 1.0
 
 
 class OnlineEngine:
@@ -79,7 +81,14 @@ class OnlineEngine:
 
     def shut_down(self) -> None:
         """End it and its processes."""
-        self._engine.shutdown()
+        # Nothing runs any more; left alone, vLLM waits five seconds for idle ranks, and then kills them.
+        timed = "timeout" in inspect.signature(self._engine.shutdown).parameters
+        self._engine.shutdown(**({"timeout": _SHUTDOWN_S} if timed else {}))
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left))
         self._loop.close()
 
     async def _run(self, requests: Sequence[Request], burst: Sequence[Member]) -> tuple[list[Any], int]:

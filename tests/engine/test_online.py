@@ -75,6 +75,20 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     assert made.fake.closed
 
 
+def test_ending_it_does_not_wait_for_idle_ranks_and_leaves_no_task(tmp_path: Path) -> None:
+    made, told = Driver(tmp_path, ranks=2), []
+
+    def shutdown(timeout: float | None = None) -> None:
+        told.append(timeout)
+
+    made.fake.shutdown = shutdown  # type: ignore[assignment]
+    waiting = made._loop.create_task(asyncio.sleep(600))
+    made.shut_down()
+    assert told == [1.0]
+    assert waiting.cancelled()
+    assert made._loop.is_closed()
+
+
 def requests(*lengths: int) -> list[Request]:
     return [Request((1, 2), length, 0.0, None, 1) for length in lengths]
 
