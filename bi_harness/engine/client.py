@@ -303,8 +303,8 @@ class EngineClient:
     def _missing_ranks(self) -> str:
         """Which data parallel ranks did not come up, where there are several."""
         size = int(self.config.llm.get("data_parallel_size", 1))
-        missing = sorted(set(range(size)) - ranks_up(self._folder / "steps"))
-        if size == 1 or not missing:
+        missing = sorted(set(range(size)) - ranks_up(self._folder / "steps")) if size > 1 else []
+        if not missing:
             return ""
         return f" (of {size} data parallel ranks, {', '.join(map(str, missing))} did not come up)"
 

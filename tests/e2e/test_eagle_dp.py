@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -85,11 +86,11 @@ def second_rank() -> list[psutil.Process]:
     ]
 
 
-def ended(harness: Harness, process: object, mark: str, out: Path) -> Ran:
+def ended(process: subprocess.Popen[str], mark: str, out: Path) -> Ran:
     """The run, once it is over."""
-    _, err = process.communicate(timeout=180)  # type: ignore[attr-defined]
-    assert process.returncode == ExitCode.INCONCLUSIVE, err  # type: ignore[attr-defined]
-    return Ran(process.returncode, out, err, 0.0, of_run(mark, out))  # type: ignore[attr-defined]
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == ExitCode.INCONCLUSIVE, err
+    return Ran(process.returncode, out, err, 0.0, of_run(mark, out))
 
 
 def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -> None:
@@ -106,7 +107,7 @@ def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -
     )
     for rank in second_rank():
         os.kill(rank.pid, signal.SIGKILL)
-    ran = ended(harness, process, mark, out)
+    ran = ended(process, mark, out)
     (check,) = ran.checks()
     assert check["status"] == "error"
     assert "EngineCore_DP1" in check["reason"]
@@ -132,7 +133,7 @@ def test_a_rank_that_hangs_at_its_start_is_named_in_time_and_leaves_nothing_behi
     wait_for(lambda: bool(second_rank()), 60, "the second rank")
     for rank in second_rank():
         os.kill(rank.pid, signal.SIGSTOP)
-    ran = ended(harness, process, mark, out)
+    ran = ended(process, mark, out)
     (check,) = ran.checks()
     assert check["status"] == "error"
     assert "was not ready after 45 s (of 2 data parallel ranks, 1 did not come up)" in check["reason"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from bi_harness.spec.load import default_paths, load_spec
 from bi_harness.workload.checkplan import CheckPlan
 from bi_harness.workload.plan import Workload, plan_workload
+from tests.suites.loading import load
 
 PATHS = default_paths(environ={})
 SPEC = load_spec(PATHS.models, PATHS.hardware, PATHS.suites)
@@ -18,13 +18,7 @@ PROFILES = ["smoke", "nightly", "release"]
 
 
 def module(name: str) -> ModuleType:
-    path = PATHS.suites / "eagle_dp" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"plan_of_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return load(PATHS.suites / "eagle_dp" / f"{name}.py")
 
 
 def workload(profile: str = "smoke", model: str = "llama-eagle-tiny") -> Workload:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,6 +13,7 @@ from bi_harness.spec.load import default_paths, load_spec
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.plan import Workload, plan_workload
 from bi_harness.workload.requests import Request
+from tests.suites.loading import load
 
 PATHS = default_paths(environ={})
 SPEC = load_spec(PATHS.models, PATHS.hardware, PATHS.suites)
@@ -22,13 +21,7 @@ SUITE = SPEC.suites["batch_invariance"]
 
 
 def module(check: str) -> ModuleType:
-    path = PATHS.suites / "batch_invariance" / SUITE.check(check).test.split("::")[0]
-    spec = importlib.util.spec_from_file_location(f"plan_of_{check}", Path(path))
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return load(PATHS.suites / "batch_invariance" / SUITE.check(check).test.split("::")[0])
 
 
 def workload(model: str = "qwen3-tiny", profile: str = "smoke", seed: int = 0) -> Workload:
