@@ -1,5 +1,5 @@
 # make certify    certify this CPU: real vLLM, smoke profile; the exit code tells the verdict
-# make test       lint, types, the whole test suite
+# make test       lint, types, the tests
 .DEFAULT_GOAL := help
 SHELL := bash
 BIN := .venv/bin
@@ -7,10 +7,10 @@ DEVICE ?= cpu
 PROFILE ?= smoke
 ARGS ?=
 
-.PHONY: help setup certify test lint format lock clean
+.PHONY: help setup certify test test-long lint format lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 	@echo
 	@echo "certify takes DEVICE=$(DEVICE) PROFILE=$(PROFILE) ARGS='--suite batch_invariance -k needle ...'"
 
@@ -22,8 +22,13 @@ setup: ## make .venv from requirements/cpu.lock (nothing to do when it is there)
 certify: setup ## certify this host's CPU; reports go to reports/
 	@$(BIN)/bi-harness run --device $(DEVICE) --profile $(PROFILE) $(ARGS)
 
-test: setup lint ## lint, types, then the whole test suite
-	$(BIN)/python -m pytest tests $(ARGS)
+# Engines take every core, so their tests run one after the other.
+test: setup lint ## lint, types, then the tests, real engines included
+	$(BIN)/python -m pytest tests -m "not engine" -n 2 $(ARGS)
+	$(BIN)/python -m pytest tests -m "engine and not long" $(ARGS)
+
+test-long: setup ## the tests with more engines: before a release
+	$(BIN)/python -m pytest tests -m long $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -12,6 +12,11 @@ Mode = Literal["eager", "compile"]
 CellStatus = Literal["run", "skip"]
 
 
+def unit_key(device: str, model: str, backend: str, tp: int, dp: int, mode: Mode) -> str:
+    """``h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/compile``: a cell's id without the suite."""
+    return f"{device}/{model}/{backend}/tp{tp}-dp{dp}/{mode}"
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One point of the matrix.
@@ -42,7 +47,7 @@ class Cell:
     @property
     def unit_key(self) -> str:
         """The id without the suite: cells that agree in it can share one engine start."""
-        return f"{self.device}/{self.model}/{self.backend}/tp{self.tp}-dp{self.dp}/{self.mode}"
+        return unit_key(self.device, self.model, self.backend, self.tp, self.dp, self.mode)
 
 
 @dataclass(frozen=True, slots=True)

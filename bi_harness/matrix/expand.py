@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import get_args
 
 from bi_harness.errors import UsageError
-from bi_harness.matrix.cells import Cell, Mode, Plan, PlannedCell
+from bi_harness.matrix.cells import Cell, Mode, Plan, PlannedCell, unit_key
 from bi_harness.matrix.rules import (
     Exclusion,
     Point,
@@ -26,6 +28,22 @@ from bi_harness.spec.suites import SuiteSpec
 from bi_harness.spec.types import MODES, PROFILES, WEIGHTS, Profile, Weights
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's cycle collector off.
+
+    A plan has no cycles, and the collector's passes over ever more cells took a third of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_no_collection()
 def expand(
     spec: Spec,
     device: str,
@@ -111,11 +129,12 @@ def _cells(
 ) -> Iterator[PlannedCell]:
     tp, dp = sizes
     for mode in modes:
+        key = unit_key(device.id, model.id, backend, tp, dp, mode)
         for suite in suites:
             if mode not in suite.modes or (dp > 1 and not suite.data_parallel):
                 continue
             cell = Cell(device.id, model.id, backend, tp, dp, mode, suite.id)
-            unit = unit_of(cell, shared=suite.engine == "shared")
+            unit = unit_of(key, suite.id, shared=suite.engine == "shared")
             why = excluded or book.decide(Point(model.id, model.attention, backend, tp, dp, mode, suite.id))
             if why is None:
                 yield PlannedCell(cell, unit, "run")

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from bi_harness.matrix.cells import Cell, PlannedCell, Unit
 
 
-def unit_of(cell: Cell, *, shared: bool) -> str:
-    """The id of the unit that serves the cell.
+def unit_of(key: str, suite: str, *, shared: bool) -> str:
+    """The id of the unit that serves a cell.
 
     Args:
-        shared: whether its suite shares engines (``SuiteSpec.engine``).
+        key: the cell's ``unit_key``.
+        suite: id of its suite.
+        shared: whether the suite shares engines (``SuiteSpec.engine``).
     """
-    return cell.unit_key if shared else cell.id
+    return key if shared else f"{key}/{suite}"
 
 
 def units_of(cells: Iterable[PlannedCell], *, cpu: bool) -> tuple[Unit, ...]:

@@ -11,8 +11,6 @@ from tests.invariance.plain import answer, python
 
 BATCHES = (2, 3, 7, 16, 17, 33, 64, 65, 256, 257)
 
-pytestmark = pytest.mark.engine
-
 # Patching is for good, so each measurement has a process of its own. Row 0 of every batch is the row that was
 # given alone, and the last row is another that was given alone, since a kernel may treat the tail apart.
 MEASURE = """

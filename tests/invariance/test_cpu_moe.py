@@ -11,8 +11,6 @@ from tests.invariance.plain import answer, python
 
 BATCHES = (2, 3, 7, 16, 17, 33, 64, 65, 257, 900)
 
-pytestmark = pytest.mark.engine
-
 # Patching is for good, so each measurement has a process of its own. The parts of a layer run as its forward
 # runs them; the layer itself would want a process group.
 MEASURE = """
