@@ -120,6 +120,32 @@ class Evidence(Record):
     needed: tuple[Needed, ...] = ()
 
 
+class Fact(Record):
+    """One thing that an engine said of itself, and what it had to say: the kernel it took, a counter.
+
+    Attributes:
+        name: what; each is there once in a check.
+        found: what the engine said, as text.
+        expected: what is right, any one of these; empty for what is told and not judged.
+        source: where the expectation comes from.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    found: str
+    expected: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is something that it has to be."""
+        return bool(self.expected)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is judged, and not as expected."""
+        return self.judged and self.found not in self.expected
+
+
 class CheckResult(Record):
     """The result of one check on one cell.
 
@@ -130,6 +156,8 @@ class CheckResult(Record):
         reason: one sentence for a reader; empty only for a pass.
         evidence: ``None`` where nothing was compared (error, skip).
         control: the same workload with invariance off; ``None`` where it did not run.
+        facts: what the engine said of itself, for a check that judges that.
+        control_facts: the same where it must be otherwise: with invariance off, or without what is checked.
         rule: for a skip, the id of the rule that excluded the cell.
         log: for an error, the log file (relative to the run folder) that tells more.
         duration_s: seconds of wall time; ``None`` for a check that never started.
@@ -141,6 +169,8 @@ class CheckResult(Record):
     reason: str = ""
     evidence: Evidence | None = None
     control: Evidence | None = None
+    facts: tuple[Fact, ...] = ()
+    control_facts: tuple[Fact, ...] = ()
     rule: str | None = None
     log: str | None = None
     duration_s: float | None = None

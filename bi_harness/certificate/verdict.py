@@ -8,6 +8,7 @@ from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, Totals
 from bi_harness.compare.evidence import control_weakness, differs, weakness
+from bi_harness.compare.facts import facts_differ, facts_weakness
 from bi_harness.exits import ExitCode
 
 _FIELD = {"pass": "passed", "fail": "failed"}
@@ -61,8 +62,12 @@ def verdict(
 
 def why_hollow(result: CheckResult) -> str:
     """Why a result that reads ``pass`` has no evidence for it; empty when it has."""
+    if result.facts and (
+        why := facts_differ(result.facts) or facts_weakness(result.facts, result.control_facts)
+    ):
+        return why
     if result.evidence is None:
-        return "it has no evidence"
+        return "" if result.facts else "it has no evidence"
     if not result.evidence.batches:
         return "nothing was compared"
     # Any divergence of the control will do here: the suite's own, stricter fraction was applied before.

@@ -13,6 +13,7 @@ from bi_harness.report.reproduce import reproduce_command
 from bi_harness.report.text import LONG_LIMIT, clean, count, duration, number, percent, plural, scalar
 
 NOTHING = "—"
+_FACTS_TOLD = 8
 _SAFE_LOG = re.compile(r"logs/[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -152,7 +153,11 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
         status=check.status,
         reason=clean(check.reason, LONG_LIMIT),
         where="" if first is None else where_sentence(first, arm),
-        figures="" if evidence is None else figures_sentence(evidence),
+        figures=" ".join(
+            text
+            for text in ("" if evidence is None else figures_sentence(evidence), facts_sentence(check))
+            if text
+        ),
         control="" if control is None else control_sentence(control),
         divergence=None if first is None else divergence_view(first, arm),
         log=log,
@@ -169,6 +174,22 @@ def figures_sentence(evidence: Evidence) -> str:
         f"{count(evidence.differing_values)} of {plural(evidence.values, 'logprob')} differ; "
         f"largest distance {count(evidence.max_ulp)} ULP, {number(evidence.max_abs)} absolute; "
         f"rate of differing steps at most {percent(evidence.upper95)} (95% bound)."
+    )
+
+
+def facts_sentence(check: CheckResult) -> str:
+    """What engines said of themselves and should not have; empty for a check that judges no such thing."""
+    judged = sum(fact.judged for fact in check.facts)
+    if not judged:
+        return ""
+    found = [fact for fact in check.facts if fact.wrong]
+    told = "; ".join(
+        f"{clean(f.name, 160)} is {clean(f.found, 160)}, not {clean(' or '.join(f.expected), 160)}"
+        for f in found[:_FACTS_TOLD]
+    )
+    more = f"; and {len(found) - _FACTS_TOLD} more" if len(found) > _FACTS_TOLD else ""
+    return (
+        f"{count(len(found))} of {plural(judged, 'fact')} not as expected{': ' if told else ''}{told}{more}."
     )
 
 

@@ -14,7 +14,7 @@ from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped,
 from bi_harness.certificate.records import CheckResult, Evidence
 from bi_harness.certificate.statement import HarnessResult, Statement
 from bi_harness.report import facts
-from bi_harness.report.findings import control_sentence, figures_sentence, where_sentence
+from bi_harness.report.findings import control_sentence, facts_sentence, figures_sentence, where_sentence
 from bi_harness.report.reproduce import reproduce_command
 from bi_harness.report.text import scalar, xml_text
 
@@ -97,6 +97,7 @@ def _details(statement: Statement, check: CheckResult) -> str:
         lines.append(figures_sentence(check.evidence))
         if check.evidence.first_divergence is not None:
             lines.append(where_sentence(check.evidence.first_divergence))
+    lines.append(facts_sentence(check))
     if check.control is not None:
         lines.append(control_sentence(check.control))
     if check.log:
@@ -111,6 +112,7 @@ def _properties(check: CheckResult) -> list[tuple[str, str]]:
         found.append(("rule", xml_text(check.rule, 200)))
     if check.log:
         found.append(("log", xml_text(check.log, 500)))
+    found += [(f"fact.{xml_text(fact.name, 200)}", xml_text(fact.found, 500)) for fact in check.facts]
     for prefix, evidence in (("", check.evidence), ("control.", check.control)):
         if evidence is not None:
             found += [(f"{prefix}{name}", value) for name, value in _evidence(evidence)]

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
-from bi_harness.certificate.records import CheckResult, Evidence, Needed, Status
+from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, Status
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
+from bi_harness.compare.facts import facts_differ, facts_weakness
 from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName
@@ -153,6 +154,7 @@ class CheckRecorder:
         self._on_plain, self._references, self._plain = on_plain, references, plain
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
+        self._facts: dict[str, tuple[Fact, ...]] = {}
         self._status: Status | None = None
         self._reason = ""
         self._error = ""
@@ -260,6 +262,16 @@ class CheckRecorder:
                 needed(plan, [summary for _, summaries in ran for summary in summaries]),
             )
 
+    def observe(self, arm: ArmName, facts: Sequence[Fact]) -> None:
+        """Take what engines of that arm said of themselves. The check may compare bits, too, or not.
+
+        Raises:
+            RuntimeError: this arm was observed before, or the check has concluded.
+        """
+        if arm in self._facts or self._status is not None:
+            raise RuntimeError(f"the check observes the {arm} a second time")
+        self._facts[arm] = tuple(facts)
+
     def _once(self, arm: ArmName) -> None:
         if arm in self._evidence or self._status is not None:
             raise RuntimeError(f"the check compares the {arm} a second time")
@@ -281,17 +293,26 @@ class CheckRecorder:
         """
         if self._status is not None:
             raise RuntimeError("the check concludes a second time")
-        treatment = self._evidence.get("treatment")
-        if treatment is None:
-            self._status, self._reason = "inconclusive", "the check compared nothing with invariance on"
-        else:
-            self._status, self._reason = conclude(
+        self._status, self._reason = self._conclusion()
+        if self._status != "pass":
+            pytest.fail(f"{self._status}: {self._reason}", pytrace=False)
+
+    def _conclusion(self) -> tuple[Status, str]:
+        treatment, facts = self._evidence.get("treatment"), self._facts.get("treatment", ())
+        if reason := facts_differ(facts):
+            return "fail", reason
+        status: Status = "pass"
+        if treatment is not None:
+            status, reason = conclude(
                 treatment,
                 self._evidence.get("control"),
                 control_min_fraction=self._control_min_fraction,
             )
-        if self._status != "pass":
-            pytest.fail(f"{self._status}: {self._reason}", pytrace=False)
+        elif not facts:
+            return "inconclusive", "the check compared nothing with invariance on"
+        if status == "pass" and facts and (why := facts_weakness(facts, self._facts.get("control", ()))):
+            return "inconclusive", why
+        return status, reason
 
     def raised(self, error: BaseException) -> None:
         """Something was raised in set-up, call or tear-down."""
@@ -307,7 +328,8 @@ class CheckRecorder:
         treatment = self._evidence.get("treatment")
         if self._error:
             status, reason = "error", self._error
-            if treatment is not None and (difference := differs(treatment)):
+            facts = self._facts.get("treatment", ())
+            if difference := (differs(treatment) if treatment is not None else "") or facts_differ(facts):
                 # What already differed stays a failure, whatever happened afterwards.
                 status, reason = "fail", f"{difference}; then: {self._error}"
         elif status is None:
@@ -322,6 +344,8 @@ class CheckRecorder:
                     reason=reason[:4000],
                     evidence=treatment,
                     control=self._evidence.get("control"),
+                    facts=self._facts.get("treatment", ()),
+                    control_facts=self._facts.get("control", ()),
                     log=self._log,
                     duration_s=round(time.monotonic() - self._began, 3),
                 ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
 
-from bi_harness.certificate.records import CheckResult, Evidence, Status, Verdict
+from bi_harness.certificate.records import CheckResult, Evidence, Fact, Status, Verdict
 from bi_harness.certificate.verdict import exit_code, totals, verdict, why_hollow
 from bi_harness.exits import ExitCode
 from tests.certificate.journals import DIVERGENCE, batches, evidence, result
@@ -138,3 +139,34 @@ def test_evidence_refuses_what_cannot_be() -> None:
     ):
         with pytest.raises(ValueError):
             Evidence(**{**evidence().model_dump(), **wrong})
+
+
+KERNEL = Fact(name="kernel", found="Emulation", expected=("Emulation",))
+OTHER = KERNEL.model_copy(update={"found": "Marlin"})
+
+
+def of_facts(facts: Sequence[Fact], told: Sequence[Fact], **changes: Any) -> CheckResult:
+    bare = {"evidence": None, "control": None}
+    return result("pass", **{**bare, "facts": facts, "control_facts": told, **changes})
+
+
+def test_facts_can_be_what_a_pass_rests_on() -> None:
+    sound = of_facts([KERNEL], [OTHER])
+    assert why_hollow(sound) == ""
+    assert verdict([sound], complete=True)[0] == "CERTIFIED"
+
+
+@pytest.mark.parametrize(
+    ("facts", "control"), [([OTHER], [OTHER]), ([KERNEL], []), ([KERNEL], [KERNEL]), ([], [OTHER])]
+)
+def test_a_pass_on_facts_that_are_none_is_hollow(facts: list[Fact], control: list[Fact]) -> None:
+    hollow = of_facts(facts, control)
+    assert why_hollow(hollow)
+    assert verdict([of("pass", 0), hollow], complete=True)[0] == "INCONCLUSIVE"
+
+
+def test_of_bits_and_facts_both_must_hold() -> None:
+    bits = {"evidence": evidence(), "control": evidence(3)}
+    assert why_hollow(of_facts([KERNEL], [OTHER], **bits)) == ""
+    assert why_hollow(of_facts([KERNEL], [KERNEL], **bits))
+    assert why_hollow(of_facts([KERNEL], [OTHER], **{**bits, "control": evidence(0)}))

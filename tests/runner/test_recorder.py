@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bi_harness.certificate.events import CheckFinished, Event
-from bi_harness.certificate.records import CheckResult
+from bi_harness.certificate.records import CheckResult, Fact
 from bi_harness.compare.observations import Observations
 from bi_harness.engine.client import Burst
 from bi_harness.engine.protocol import StepSummary
@@ -414,6 +414,56 @@ def test_without_a_control_nothing_of_it_is_started() -> None:
     pair.compare(check, arms=("treatment",))
     assert pair.order == ["plain treatment", "own treatment"]
     assert check.end().status == "inconclusive"
+
+
+KERNEL = Fact(name="kernel", found="Emulation", expected=("Emulation",))
+OTHER = KERNEL.model_copy(update={"found": "Marlin"})
+
+
+@pytest.mark.parametrize(
+    ("facts", "control", "status"),
+    [
+        ([KERNEL], [OTHER], "pass"),
+        ([OTHER], [OTHER], "fail"),
+        ([KERNEL], [KERNEL], "inconclusive"),
+        ([KERNEL], [], "inconclusive"),
+        ([], [OTHER], "inconclusive"),
+    ],
+)
+def test_facts_conclude_a_check_that_compares_no_bits(
+    check: Check, facts: list[Fact], control: list[Fact], status: str
+) -> None:
+    check.recorder.observe("treatment", facts)
+    check.recorder.observe("control", control)
+    result = check.end()
+    assert (result.status, result.evidence) == (status, None)
+    assert (result.facts, result.control_facts) == (tuple(facts), tuple(control))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "facts", "status"), [(0.0, OTHER, "fail"), (0.5, KERNEL, "fail"), (0.0, KERNEL, "pass")]
+)
+def test_of_bits_and_facts_both_must_hold(check: Check, wrong: float, facts: Fact, status: str) -> None:
+    engine = Stub(off=bool(wrong))
+    check.compare(engine)
+    check.compare(Stub("control"))
+    check.recorder.observe("treatment", [facts])
+    check.recorder.observe("control", [OTHER])
+    assert check.end().status == status
+
+
+def test_a_wrong_fact_stays_a_failure_whatever_happens_afterwards(check: Check) -> None:
+    check.recorder.observe("treatment", [OTHER])
+    check.recorder.raised(EngineDied("killed"))
+    result = check.result()
+    assert (result.status, result.facts) == ("fail", (OTHER,))
+    assert "then: killed" in result.reason
+
+
+def test_facts_are_observed_once(check: Check) -> None:
+    check.recorder.observe("treatment", [KERNEL])
+    result = check.raises(RuntimeError, lambda: check.recorder.observe("treatment", [OTHER]))
+    assert result.status == "error"
 
 
 def test_progress_counts_alone_and_arms_in_any_order() -> None:
