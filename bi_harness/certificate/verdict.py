@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bi_harness.certificate.axes import unequal
+from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, Totals
 from bi_harness.compare.evidence import control_weakness, differs, weakness
-from bi_harness.compare.facts import facts_differ, facts_weakness
 from bi_harness.exits import ExitCode
 
 _FIELD = {"pass": "passed", "fail": "failed"}

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
+from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, Status
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
-from bi_harness.compare.facts import facts_differ, facts_weakness
 from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName

@@ -18,6 +18,7 @@ WORKER_SIDE = [
     "bi_harness.engine.offline",
     "bi_harness.engine.online",
     "bi_harness.engine.sampling",
+    "bi_harness.engine.kernel_table",
     "bi_harness.engine.step_limits",
     "bi_harness.engine.step_probe",
     "bi_harness.engine.worker_extension",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.certificate.records import Fact
-from bi_harness.compare.facts import facts_differ, facts_weakness
 
 RIGHT = Fact(name="kernel", found="Emulation", expected=("Emulation", "Cutlass"))
 WRONG = RIGHT.model_copy(update={"found": "Marlin"})
