@@ -206,6 +206,22 @@ def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], Engine
     return lambda: session.engines.restart(cell, "treatment")
 
 
+@pytest.fixture
+def kernel_choice(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[[], None]:
+    """Call it to have the check observe which NVFP4 kernels vLLM's selection takes, in both arms."""
+    session = _session(request)
+    return lambda: session.observe_choice(cell, check)
+
+
+@pytest.fixture
+def kernels(
+    request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder
+) -> Callable[[EngineClient], None]:
+    """Call it to have the check observe which NVFP4 kernels an engine's layers have."""
+    session = _session(request)
+    return lambda engine: session.observe_kernels(cell, engine, check)
+
+
 def _session(request: pytest.FixtureRequest) -> SuiteSession:
     session = request.config.stash[_SESSION]
     assert session is not None

@@ -105,12 +105,13 @@ def without_answer(statement: Statement, fault: str | None) -> str:
         # A skip by a rule is the plan's: what was left out cannot have answered, and others did.
         if check.status == "fail" or (check.status == "skip" and check.rule):
             continue
-        if check.status == "error" or check.evidence is None:
+        judged = any(fact.judged for fact in check.facts)
+        if check.status == "error" or not (check.evidence or judged):
             return f"{check.check}: {check.status}: {check.reason}"
         # A fault may keep a batch from forming no more than anything else.
-        if why := weakness(check.evidence):
+        if check.evidence is not None and (why := weakness(check.evidence)):
             return f"{check.check}: {why}"
-    if not any(check.evidence for check in result.checks):
+    if not any(check.evidence or check.facts for check in result.checks):
         return f"{result.checks[0].check}: {result.checks[0].status}: {result.checks[0].reason}"
     return ""
 

@@ -62,12 +62,14 @@ def verdict(
 
 def why_hollow(result: CheckResult) -> str:
     """Why a result that reads ``pass`` has no evidence for it; empty when it has."""
-    if result.facts and (
-        why := facts_differ(result.facts) or facts_weakness(result.facts, result.control_facts)
-    ):
+    if why := facts_differ(result.facts):
+        return why
+    # Beside evidence, facts may be there to be told alone.
+    judged = any(fact.judged for fact in result.facts)
+    if judged and (why := facts_weakness(result.facts, result.control_facts)):
         return why
     if result.evidence is None:
-        return "" if result.facts else "it has no evidence"
+        return "" if judged else "it has no evidence"
     if not result.evidence.batches:
         return "nothing was compared"
     # Any divergence of the control will do here: the suite's own, stricter fraction was applied before.

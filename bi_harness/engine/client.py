@@ -61,6 +61,9 @@ class EngineClient:
         config: what to start.
         folder: for the configuration, the step log and the PYTHONPATH folder; made when missing.
         log: the file that takes all that the engine prints.
+
+    Attributes:
+        effective: what the engine read back of itself; empty until it is ready.
     """
 
     def __init__(self, config: EngineConfig, folder: Path, log: Path) -> None:
@@ -73,6 +76,7 @@ class EngineClient:
         self._buffer = bytearray()
         self._below: set[int] = set()
         self._stopping = False
+        self.effective: dict[str, Any] = {}
 
     def __enter__(self) -> EngineClient:
         return self
@@ -138,11 +142,13 @@ class EngineClient:
             self.kill()
             raise EngineStartError(self._explain("did not start", message.get("error")))
         try:
-            return Ready(message["effective"], message["provenance"], float(message["start_s"]))
+            ready = Ready(dict(message["effective"]), message["provenance"], float(message["start_s"]))
         except (KeyError, TypeError, ValueError) as error:
             self.kill()
             what = "did not say what it is"
             raise EngineStartError(self._explain(what, f"{type(error).__name__}: {error}")) from error
+        self.effective = ready.effective
+        return ready
 
     def generate(
         self,

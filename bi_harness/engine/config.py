@@ -117,6 +117,7 @@ def checkpoint_spec(model: ModelSpec, weights: str, layers: int | None) -> dict[
         "seed": model.seed,
         "weight_scale": model.weight_scale,
         **({"next_token": True} if model.next_token else {}),
+        **({"quantize": model.quantize} if model.quantize else {}),
     }
 
 

@@ -50,6 +50,7 @@ class Readback:
             "invariance_by": [*cpu.active(), *(["VLLM_BATCH_INVARIANT=1"] if native else [])],
             **({"planted_fault": fault} if fault else {}),
             "attention_backends": dict(sorted(backends.items())),
+            **_nvfp4(model),
             "model_class": type(model).__name__,
             "parameter_dtypes": dict(sorted(dtypes.items())),
             "compilation_mode": _name(compilation.mode),
@@ -63,6 +64,23 @@ class Readback:
         path = folder / f"worker-{answer['dp_rank']}-{answer['tp_rank']}.json"
         path.write_text(json.dumps(answer), encoding="utf-8")
         return answer
+
+
+def _nvfp4(model: Any) -> dict[str, Any]:
+    """The NVFP4 kernels by layer count, of linear layers and of experts; nothing without such layers."""
+    linear: Counter[str] = Counter()
+    experts: Counter[str] = Counter()
+    for module in model.modules():
+        holders = [getattr(module, name, None) for name in ("scheme", "quant_method")]
+        holders += [getattr(holders[1], "scheme", None)]
+        for holder in holders:
+            if "nvfp4" in type(kernel := getattr(holder, "kernel", None)).__name__.lower():
+                linear[type(kernel).__name__] += 1
+                break
+        if (backend := getattr(holders[1], "nvfp4_backend", None)) is not None:
+            experts[_name(backend)] += 1
+    found = {"nvfp4_linear": linear, "nvfp4_experts": experts}
+    return {name: dict(sorted(count.items())) for name, count in found.items() if count}
 
 
 def _name(value: Any) -> str:

@@ -29,7 +29,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from bi_harness.invariance import cpu_moe
+from bi_harness.invariance import cpu_moe, cpu_nvfp4
 from bi_harness.invariance.rows import fill_up
 
 ROW_BLOCK = 16
@@ -57,6 +57,7 @@ def enable() -> None:
         build = CPUAttentionMetadataBuilder.build
         methods = [(m, m.apply) for m in (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)]
         moe = cpu_moe.find()
+        nvfp4 = cpu_nvfp4.find()
         expand = rejection_sampler.expand_batch_to_tokens
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
@@ -68,6 +69,8 @@ def enable() -> None:
         _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {ROW_BLOCK}")
     if moe is not None:
         _patched.extend(cpu_moe.patch(moe))
+    if nvfp4 is not None:
+        _patched.extend(cpu_nvfp4.patch(nvfp4, ROW_BLOCK))
     _custom_ops.cpu_attn_get_scheduler_metadata = _without_kv_split(metadata)
     _patched.append("cpu_attn_get_scheduler_metadata: enable_kv_split=False")
     CPUAttentionMetadataBuilder.build = _token_by_token(build)

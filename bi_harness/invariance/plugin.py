@@ -7,6 +7,8 @@ import os
 from bi_harness.invariance.faults import registry
 
 CPU_INVARIANCE_VARIABLE = "BI_HARNESS_CPU_INVARIANCE"
+CPU_NVFP4_VARIABLE = "BI_HARNESS_CPU_NVFP4"
+"""Whether vLLM's NVFP4 emulation is to be offered on a CPU, where vLLM itself offers no NVFP4 kernel."""
 
 
 def register() -> None:
@@ -21,6 +23,10 @@ def register() -> None:
 
     if folder := os.environ.get(step_probe.STEP_LOG_VARIABLE):
         step_probe.install(folder)
+    if os.environ.get(CPU_NVFP4_VARIABLE) == "1":
+        from bi_harness.invariance import cpu_nvfp4
+
+        cpu_nvfp4.offer()
     if os.environ.get(CPU_INVARIANCE_VARIABLE) == "1":
         from bi_harness.invariance import cpu
 

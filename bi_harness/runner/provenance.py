@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def power_digest(spec: Spec, suite: str) -> str:
     package = Path(bi_harness.__file__).resolve().parent
     parts = (
         tree_digest(spec.paths.suites / suite),
-        tree_digest(package / "workload", without="checkpoint.py"),
+        tree_digest(package / "workload", without="checkpoint*.py"),
         tree_digest(package / "compare"),
     )
     return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
@@ -71,14 +72,14 @@ def tree_digest(folder: Path, *, without: str = "") -> str:
     """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names.
 
     Args:
-        without: the name of a file that does not count.
+        without: the name of files that do not count, with ``*`` for any letters.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if (
             path.suffix in (".py", ".yaml", ".j2", ".html", ".css")
             and path.is_file()
-            and path.name != without
+            and not fnmatch(path.name, without)
         ):
             name = path.relative_to(folder).as_posix()
             total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, Event
+from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, EngineReady, Event
 from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, Status
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
@@ -27,6 +27,7 @@ from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Engines
 from bi_harness.runner.journal import Journal, now
+from bi_harness.runner.kernel_facts import chosen_kernels, kernels_of
 from bi_harness.spec.load import Spec, default_paths, load_spec
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan
 from bi_harness.workload.plan import Workload
@@ -114,6 +115,25 @@ class SuiteSession:
         """
         check = self._spec.suites[cell.suite].check(self._check(path, test))
         return self.engines.get(cell, arm, check)
+
+    def observe_choice(self, cell: Cell, recorder: CheckRecorder) -> None:
+        """Have the recorder observe which NVFP4 kernels vLLM's selection takes.
+
+        Raises:
+            HarnessError: see ``chosen_kernels``.
+        """
+        chosen = chosen_kernels(self._spec, self._context, cell, self.arms())
+        for arm, (facts, what) in chosen.items():
+            self._journal.write(EngineReady(time=now(), arm=what, provenance={}))
+            recorder.observe(arm, facts)
+
+    def observe_kernels(self, cell: Cell, engine: EngineClient, recorder: CheckRecorder) -> None:
+        """Have the recorder observe which NVFP4 kernels an engine's layers have.
+
+        Raises:
+            EngineError: it has none.
+        """
+        recorder.observe(engine.config.arm, kernels_of(self._spec, cell, engine.effective))
 
     def close(self) -> None:
         """End the engines."""
@@ -310,7 +330,9 @@ class CheckRecorder:
             )
         elif not facts:
             return "inconclusive", "the check compared nothing with invariance on"
-        if status == "pass" and facts and (why := facts_weakness(facts, self._facts.get("control", ()))):
+        # Beside evidence, facts may be there to be told alone.
+        judged = treatment is None or any(fact.judged for fact in facts)
+        if status == "pass" and judged and (why := facts_weakness(facts, self._facts.get("control", ()))):
             return "inconclusive", why
         return status, reason
 

@@ -134,6 +134,19 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
     )
 
 
+def load_data(path: Path, model: type[_File]) -> _File:
+    """A data file of a suite, checked.
+
+    Raises:
+        SpecError: something is wrong in it; the message has one line for each problem, with file and line.
+    """
+    wrong: list[str] = []
+    found = _load(path, model, wrong)
+    if found is None or wrong:
+        raise SpecError("\n".join(wrong))
+    return found[0]
+
+
 def _suite_files(folder: Path, wrong: list[str]) -> list[Path]:
     try:
         found = sorted(entry / "suite.yaml" for entry in folder.iterdir() if (entry / "suite.yaml").is_file())

@@ -72,7 +72,8 @@ class ModelSpec(SpecModel):
         seed: of the synthetic weights.
         weight_scale: factor on the synthetic weights' usual spread.
         dtype: what the engine computes in.
-        quantization: of the named checkpoint. Synthetic weights are never quantized.
+        quantization: of the named checkpoint.
+        quantize: what synthetic weights are quantized to when they are made; ``None`` for not at all.
         suites: the suites it is certified for.
         tp, dp: the parallel sizes; those that the device has too are run.
         memory_gib: of the named checkpoint's weights (or of the synthetic model's).
@@ -98,6 +99,7 @@ class ModelSpec(SpecModel):
     weight_scale: Positive = 1.0
     dtype: Dtype = "bfloat16"
     quantization: Quantization | None = None
+    quantize: Literal["nvfp4"] | None = None
     suites: Ids
     tp: Sizes = (1,)
     dp: Sizes = (1,)

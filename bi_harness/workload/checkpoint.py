@@ -6,8 +6,9 @@ synthetic checkpoint certifies a model's *shape* on a host without network, or f
 ``python -m bi_harness.workload.checkpoint SPEC_JSON OUT_DIR`` makes one under the engine's interpreter.
 Worker side: standard library, torch, transformers, tokenizers, safetensors alone.
 
-The spec is ``{"config": {"model_type": ..., ...}, "dtype": "bfloat16", "seed": 0, "weight_scale": 1.0}``, and
-for speculative decoding, where random weights would never agree on a token:
+The spec is ``{"config": {"model_type": ..., ...}, "dtype": "bfloat16", "seed": 0, "weight_scale": 1.0}``,
+with ``"quantize": "nvfp4"`` for weights packed as in ``checkpoint_nvfp4``, and for speculative decoding,
+where random weights would never agree on a token:
 
 - ``"next_token": true`` makes a target whose every token has one that follows it: row ``p(t)`` of the
   ``lm_head`` is the embedding of ``t``, for a random permutation ``p``.
@@ -129,6 +130,10 @@ def _make(spec: dict[str, Any], folder: Path) -> str:
     if spec.get("next_token"):
         _let_tokens_follow(model, int(spec["seed"]), tied=tied)
     model.save_pretrained(folder)
+    if spec.get("quantize") == "nvfp4":
+        from bi_harness.workload import checkpoint_nvfp4
+
+        checkpoint_nvfp4.quantize(folder)
     write_tokenizer(folder, int(config.vocab_size))
     return checkpoint_digest(folder)
 

@@ -20,7 +20,17 @@ AHEAD = {"filelock", "pandas"}
 BROUGHT = {"pydantic_core"}
 """Part of a declared one in all but name."""
 
-ENGINE = {"torch", "vllm", "transformers", "tokenizers", "safetensors", "triton", "ray", "huggingface_hub"}
+ENGINE = {
+    "torch",
+    "vllm",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "compressed_tensors",
+    "triton",
+    "ray",
+    "huggingface_hub",
+}
 """Come with the engine; imported only where one is."""
 
 ENGINE_SIDE = ("engine", "invariance", "localize", "workload", "runner", "pytest_plugin")

@@ -261,6 +261,28 @@ FAULTS: dict[str, Fault] = {
             suite="eagle_dp",
             only="tp2-dp1",
         ),
+        Fault(
+            "override-first",
+            "a setting that beats batch invariance in the choice of a kernel",
+            "#39129, #39820",
+            None,
+            "nvfp4:override_first",
+            "--linear-backend is looked at before VLLM_BATCH_INVARIANT when an NVFP4 kernel is chosen.",
+            model="qwen3-nvfp4-tiny",
+            suite="nvfp4",
+            only="selection",
+        ),
+        Fault(
+            "activation-scale",
+            "global scale of NVFP4 activations over the batch",
+            "#57016",
+            "model.layers.*.{self_attn,mlp}.*_proj",
+            "nvfp4:activation_scale",
+            "NVFP4 activations are scaled by the largest value in the step.",
+            model="qwen3-nvfp4-tiny",
+            suite="nvfp4",
+            only="not selection",
+        ),
     )
 }
 

@@ -1,0 +1,60 @@
+"""NVFP4 linear layers on a CPU, and batch invariance of them.
+
+vLLM lists no NVFP4 kernel for CPUs, though its emulation (unpack to bfloat16, then multiply) runs there as it
+stands. ``offer`` puts it on the list through vLLM's own ``register_linear_kernel``; the device's environment
+asks for it in both arms, so that the arms still differ in the invariance mode alone.
+
+The emulation's matrix product depends on the number of rows, as that of every linear layer on a CPU does (see
+``cpu``), so in the invariance mode its rows are padded likewise. Worker side: torch and vLLM alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from bi_harness.invariance.rows import fill_up
+
+
+def find() -> Any | None:
+    """The emulation kernel's class; ``None`` where this vLLM has none."""
+    try:
+        from vllm.model_executor.kernels.linear import EmulationNvFp4LinearKernel
+    except ImportError:
+        return None
+    _ = EmulationNvFp4LinearKernel.apply_weights
+    return EmulationNvFp4LinearKernel
+
+
+def offer() -> None:
+    """List the emulation as a kernel for CPUs, where vLLM lists none. A second call does nothing."""
+    from vllm.platforms import PlatformEnum, current_platform
+
+    kernel = find()
+    if kernel is None or not current_platform.is_cpu():
+        return
+    from vllm.model_executor.kernels import linear
+
+    if not linear._POSSIBLE_NVFP4_KERNELS.get(PlatformEnum.CPU):
+        linear.register_linear_kernel(kernel, PlatformEnum.CPU, "nvfp4")
+
+
+def patch(kernel: Any, block: int) -> tuple[str, ...]:
+    """Patch the class, before any model is made. Returns what was patched, in words.
+
+    Args:
+        block: rows are padded to a multiple of it.
+    """
+    kernel.apply_weights = _padded(kernel.apply_weights, block)
+    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {block}",)
+
+
+def _padded(apply_weights: Callable[..., Any], block: int) -> Callable[..., Any]:
+    filled_up = fill_up(block)
+
+    @functools.wraps(apply_weights)
+    def padded_apply_weights(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+        return apply_weights(self, layer, filled_up(x), bias)[: x.shape[0]]
+
+    return padded_apply_weights
