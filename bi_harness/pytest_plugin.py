@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
+    from bi_harness.runner.starts import Starts
     from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
     from bi_harness.workload.checkplan import CheckPlan
     from bi_harness.workload.plan import Workload
@@ -204,6 +205,13 @@ def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], Engine
     """Call it for ``engine`` in a new process; the old one ends."""
     session = _session(request)
     return lambda: session.engines.restart(cell, "treatment")
+
+
+@pytest.fixture
+def starts(request: pytest.FixtureRequest, cell: Cell) -> Starts:
+    """Starts engines of the check's own: cold, warm and eager, and tells what the starts counted."""
+    item: Any = request.node
+    return _session(request).starts(cell, Path(item.path), item.function.__name__)
 
 
 def _session(request: pytest.FixtureRequest) -> SuiteSession:
