@@ -1,9 +1,9 @@
 """What a cold and a warm start counted, as facts with what they have to be. Pure decisions.
 
 Two layers judge. The rules hold everywhere: a cold start saves something and loads nothing; a warm start
-saves, compiles and builds nothing, and loads something; and the graphs that are compiled are far fewer than the
-layers. The data (``expected.yaml``) adds what is known of a model on a release. A dated exception lets a known
-defect pass by name, until its end. What neither knows is told, not judged.
+saves, compiles and builds nothing, and loads something; and the graphs that are compiled are far fewer than
+the layers. The data (``expected.yaml``) adds what is known of a model on a release. A dated exception lets a
+known defect pass by name, until its end. What neither knows is told, not judged.
 
 The control of these facts is the same table with the two starts exchanged: what a start in a full cache
 counts must not pass for one in an empty cache, nor the other way round. A table that reads the same either

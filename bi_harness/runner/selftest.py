@@ -59,6 +59,7 @@ CLEAN = {
     "batch_invariance": Clean("qwen3-tiny", ("eager", "compile"), 20),
     # Its smoke profile does not compile on a CPU, and a run starts twelve engines.
     "eagle_dp": Clean("llama-eagle-tiny", ("eager",), 5),
+    "compile_startup": Clean("qwen3-tiny", ("compile",), 5),
 }
 """The suites that have planted faults."""
 

@@ -261,6 +261,15 @@ FAULTS: dict[str, Fault] = {
             suite="eagle_dp",
             only="tp2-dp1",
         ),
+        Fault(
+            "warm-recompiles",
+            "a warm start that does not find what the cold one saved",
+            "#38051",
+            None,
+            "startup:warm_recompiles",
+            "The key of the compile cache has the process's number in it.",
+            suite="compile_startup",
+        ),
     )
 }
 
