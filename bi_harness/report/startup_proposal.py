@@ -23,7 +23,7 @@ _COUNTED = re.compile(r"(cold|warm): ((?:num_|aot_autograd\.|unique_graphs|kerne
 def render_proposal(statement: Statement) -> str:
     """The YAML text; empty where no check of the run counted starts.
 
-    What a warm start must not count is named and not proposed: it is a defect, and an exception takes a person.
+    What a warm start must not count is named, not proposed: it is a defect, and an exception takes a person.
     """
     entries: dict[str, Any] = {}
     defects: list[str] = []
