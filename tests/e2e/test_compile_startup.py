@@ -1,4 +1,4 @@
-"""Cold and warm starts on real engines: what is certified, what is counted, and a warm start that recompiles."""
+"""Cold and warm starts on real engines: what is certified and counted, and a warm start that recompiles."""
 
 from __future__ import annotations
 
@@ -65,8 +65,6 @@ def test_a_warm_start_that_finds_nothing_is_caught(harness: Harness) -> None:
         *("selftest", "--suite", "compile_startup", "--fault", "warm-recompiles", "--clean", "0", "--json"),
         mark="startup-fault",
         out=out,
-        # selftest has no such flag: it is the CPU's.
-        BI_HARNESS_DEVICE="",
     )
     told, err = process.communicate(timeout=900)
     assert process.returncode == ExitCode.CERTIFIED, err
