@@ -153,7 +153,7 @@ class StartupFile(SpecModel):
     """The whole of ``expected.yaml``.
 
     Attributes:
-        expectations: all that hold for an engine are judged together; two never speak of one counter of it.
+        expectations: all that hold for an engine are judged; where two speak of one counter, both must hold.
         exceptions: see there.
     """
 
