@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
+    from bi_harness.runner.starts import Starts
     from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
     from bi_harness.workload.checkplan import CheckPlan
     from bi_harness.workload.plan import Workload
@@ -207,10 +208,10 @@ def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], Engine
 
 
 @pytest.fixture
-def kernel_choice(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[[], None]:
+def kernel_choice(request: pytest.FixtureRequest, check: CheckRecorder) -> Callable[[Cell], None]:
     """Call it to have the check observe which NVFP4 kernels vLLM's selection takes, in both arms."""
     session = _session(request)
-    return lambda: session.observe_choice(cell, check)
+    return lambda cell: session.observe_choice(cell, check)
 
 
 @pytest.fixture
@@ -220,6 +221,13 @@ def kernels(
     """Call it to have the check observe which NVFP4 kernels an engine's layers have."""
     session = _session(request)
     return lambda engine: session.observe_kernels(cell, engine, check)
+
+
+@pytest.fixture
+def starts(request: pytest.FixtureRequest, cell: Cell) -> Starts:
+    """Starts engines of the check's own: cold, warm and eager, and tells what the starts counted."""
+    item: Any = request.node
+    return _session(request).starts(cell, Path(item.path), item.function.__name__)
 
 
 def _session(request: pytest.FixtureRequest) -> SuiteSession:

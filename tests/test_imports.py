@@ -160,6 +160,7 @@ def test_light_layers_import_neither_torch_nor_vllm() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.alone
 def test_help_answers_in_a_blink() -> None:
     command = [
         sys.executable,

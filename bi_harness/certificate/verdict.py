@@ -40,7 +40,7 @@ def verdict(
     """
     failed = [r for r in results if r.status == "fail"]
     if failed:
-        return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: bits depend on the batch"
+        return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: {_why_failed(failed)}"
     if difference := unequal(axes):
         return "NOT_CERTIFIED", difference
     if hollow := [r for r in results if r.status == "pass" and (why_hollow(r))]:
@@ -87,6 +87,14 @@ def exit_code(verdict_: Verdict, *, interrupted: bool) -> ExitCode:
     if interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.CERTIFIED if verdict_ == "CERTIFIED" else ExitCode.INCONCLUSIVE
+
+
+def _why_failed(failed: Sequence[CheckResult]) -> str:
+    """Bits, unless every failure is of what engines said of themselves alone."""
+    facts = [facts_differ(r.facts) for r in failed if r.evidence is None or not differs(r.evidence)]
+    if len(facts) == len(failed) and all(facts):
+        return facts[0]
+    return "bits depend on the batch"
 
 
 def _ran(results: Sequence[CheckResult]) -> int:

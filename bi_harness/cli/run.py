@@ -37,6 +37,11 @@ EnginePython = Annotated[
     ),
 ]
 
+Record = Annotated[
+    bool,
+    typer.Option("--record", help="Beside the reports, propose what starts counted for expected.yaml."),
+]
+
 
 def run(
     device: Device = "auto",
@@ -51,6 +56,7 @@ def run(
     seed: Seed = 0,
     engine_python: EnginePython = None,
     out: Out = Path("reports"),
+    record: Record = False,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
@@ -96,8 +102,22 @@ def run(
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)
+    if record:
+        write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+
+
+def write_proposal(statement: Statement, run_dir: Path) -> None:
+    """``--record``: what starts counted, as entries for ``expected.yaml``. Nothing else is written."""
+    from bi_harness.cli.output import warn
+    from bi_harness.report.startup_proposal import PROPOSAL, render_proposal
+    from bi_harness.report.write import replace_file
+
+    if text := render_proposal(statement):
+        typer.echo(f"proposal: {replace_file(run_dir / PROPOSAL, text)}", err=True)
+    else:
+        warn("nothing to record: no check of this run told what a cold and a warm start counted")
 
 
 def write_json_result(statement: Statement, run_dir: Path) -> None:

@@ -21,7 +21,9 @@ Clean = Annotated[
     int | None,
     typer.Option("--clean", min=0, help="Runs without a fault; as many as --record needs by default."),
 ]
-FaultMode = Annotated[ModeName, typer.Option("--mode", help="Mode that the faults are tried in.")]
+FaultMode = Annotated[
+    ModeName | None, typer.Option("--mode", help="Mode that the faults are tried in; the suite's first.")
+]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, each on its share of the cores.")
 ]
@@ -34,7 +36,7 @@ def selftest(
     suite: Suite = "batch_invariance",
     fault: Faults = None,
     clean: Clean = None,
-    mode: FaultMode = ModeName.eager,
+    mode: FaultMode = None,
     seed: Seed = 0,
     engine_python: EnginePython = None,
     out: Out = Path("reports"),
@@ -83,7 +85,7 @@ def selftest(
         suite=suite,
         faults=faults,
         clean=CLEAN[suite].runs if clean is None else clean,
-        mode=mode.value,
+        mode=CLEAN[suite].modes[0] if mode is None else mode.value,
         seed=seed,
         out=out,
         engine_python=engine_python,

@@ -150,6 +150,22 @@ class EngineClient:
         self.effective = ready.effective
         return ready
 
+    def startup(self, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
+        """What the start of each worker compiled, loaded and saved, see ``engine.startup_counters``.
+
+        Raises:
+            EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._send({"do": "startup"}, deadline)
+        message = self._read(deadline, lambda: f"did not tell its counters within {timeout_s:.0f} s")
+        ranks = message.get("ranks")
+        told = isinstance(ranks, list) and bool(ranks) and all(isinstance(rank, dict) for rank in ranks)
+        if message["event"] != "startup" or not told:
+            self.kill()
+            raise EngineError(self._explain("did not tell its counters", message.get("error")))
+        return tuple(message["ranks"])
+
     def generate(
         self,
         requests: Sequence[Request],

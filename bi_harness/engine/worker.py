@@ -79,7 +79,10 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
         if command["do"] == "stop":
             break
         try:
-            say(_generate(engine, command, steps, say))
+            if command["do"] == "startup":
+                say({"event": "startup", "ranks": _startup(engine)})
+            else:
+                say(_generate(engine, command, steps, say))
         except Exception as error:
             # An engine that failed once is in an unknown state: report, and end.
             traceback.print_exc()
@@ -210,6 +213,17 @@ def _effective(engine: Engine, config: dict[str, Any]) -> dict[str, Any]:
         "workers_agree": all(answer == answers[0] for answer in answers),
         "devices": _devices(),
     }
+
+
+def _startup(engine: Engine) -> list[dict[str, Any]]:
+    """What each worker's process counted since its start.
+
+    Raises:
+        Refused: data parallel, vLLM passes on the answers of one rank alone.
+    """
+    if isinstance(engine, OnlineEngine):
+        raise Refused("a data parallel engine does not tell what the start of each rank counted")
+    return engine.collective_rpc("bi_harness_startup")
 
 
 def _speculation(vllm_config: Any) -> dict[str, Any]:

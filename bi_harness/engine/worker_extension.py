@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bi_harness.engine import step_probe
+from bi_harness.engine import startup_counters, step_probe
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
 
 
@@ -64,6 +64,10 @@ class Readback:
         path = folder / f"worker-{answer['dp_rank']}-{answer['tp_rank']}.json"
         path.write_text(json.dumps(answer), encoding="utf-8")
         return answer
+
+    def bi_harness_startup(self) -> dict[str, Any]:
+        """What this worker's process counted up to now, see ``startup_counters.read``."""
+        return startup_counters.read(self.vllm_config)  # type: ignore[attr-defined]
 
 
 def _nvfp4(model: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Final
 from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
+from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.matrix_view import Slot, build_matrix
 from bi_harness.report.text import clean, count, plural, when
@@ -63,7 +64,7 @@ def render_markdown(statement: Statement) -> str:
 
 def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
-    parts += [_skips(statement, listed), _provenance(statement, listed)]
+    parts += [_facts(statement, listed), _skips(statement, listed), _provenance(statement, listed)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -154,6 +155,29 @@ def _fenced(command: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}shell\n{command}\n{fence}"
+
+
+def _facts(statement: Statement, listed: int) -> str:
+    tables = fact_tables(statement)
+    if not tables:
+        return ""
+    out = ["### What engines said of themselves"]
+    for table in tables[: max(1, listed // 10)]:
+        heading = f"{code(table.check)} on {code(table.cell, 300)}"
+        lines = [f"<details><summary>{escape(table.check, 160)}: {escape(table.cell, 300)}</summary>", ""]
+        lines = [*lines, heading, "", "| Fact | Found | Expected | Control |", "| --- | --- | --- | --- |"]
+        shown = table.lines[: max(1, listed // 3)]
+        for fact in shown:
+            cells = (fact.name, fact.found, fact.expected or "—", fact.control or "—")
+            mark = "❌ " if fact.wrong else ""
+            lines.append(f"| {mark}{' | '.join(escape(cell, 300) for cell in cells)} |")
+        if left := table.left + len(table.lines) - len(shown):
+            lines += ["", f"_{plural(left, 'more fact')} in certificate.json._"]
+        out.append("\n".join([*lines, "", "</details>"]))
+    left = len(tables) - max(1, listed // 10) + tables_left(statement)
+    if left > 0:
+        out.append(f"_The facts of {plural(left, 'more check')} are in certificate.json._")
+    return "\n\n".join(out)
 
 
 def _skips(statement: Statement, listed: int) -> str:

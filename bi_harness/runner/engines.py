@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bi_harness.certificate.events import EngineReady, Event
 from bi_harness.certificate.statement import EffectiveArm
-from bi_harness.engine.client import EngineClient
-from bi_harness.engine.config import ArmName, EngineSettings, engine_config
+from bi_harness.engine.client import EngineClient, Ready
+from bi_harness.engine.config import ArmName, EngineConfig, EngineSettings, engine_config
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.caches import share_model_infos
@@ -27,7 +27,8 @@ ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
 @dataclass
 class _Slot:
     client: EngineClient
-    ready: bool = False
+    label: str = ""
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +78,10 @@ class Engines:
         Raises:
             EngineError: it did not start, or failed in an earlier check.
         """
-        key = self._key_of(cell, check)
-        if key != self._key:
-            self.close()
-            self._key = key
+        key = self._use(self._key_of(cell, check))
         if error := self._failures.get((key, arm)):
             raise error
-        other = self._slots.get("control" if arm == "treatment" else "treatment")
-        if other is not None and not other.client.config.room_for_two:
-            # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
-            other.client.close()
-            del self._slots[other.client.config.arm]
+        self._make_room(arm)
         slot = self._spawn(cell, arm, check)
         if self._context.control and slot.client.config.room_for_two:
             # Start-up is most of a run and uses few cores at a time.
@@ -109,6 +103,50 @@ class Engines:
         slot.client.close()
         return self._ready(cell, arm, self._spawn(cell, arm, None, "restarted"), "restarted")
 
+    def begin(
+        self, cell: Cell, arm: ArmName, label: str, change: Callable[[EngineConfig], EngineConfig]
+    ) -> None:
+        """End the arm's engine and start another for a check that starts its own, without waiting for it;
+        ``begun`` does. The other arm's ends, too, where both do not fit.
+
+        Args:
+            label: what the certificate calls it: ``cold``, ``warm``, ``eager``.
+            change: what it has that the suite's engines have not.
+
+        Raises:
+            EngineError: an engine of this arm failed before: there is no second chance.
+        """
+        key = self._use(self._key_of(cell, None))
+        if error := self._failures.get((key, arm)):
+            raise error
+        self.end(cell, arm)
+        self._make_room(arm)
+        self._spawn(cell, arm, None, label, change)
+
+    def begun(self, cell: Cell, arm: ArmName) -> tuple[EngineClient, float]:
+        """The engine of that arm that was begun, ready, and the seconds that its start took.
+
+        Raises:
+            EngineError: it did not start.
+            RuntimeError: none was begun.
+        """
+        slot = self._slots.get(arm)
+        if slot is None:
+            raise RuntimeError(f"no {arm} engine of {cell.id} was begun")
+        client = self._ready(cell, arm, slot, slot.label)
+        assert slot.ready is not None
+        return client, slot.ready.start_s
+
+    def end(self, cell: Cell, arm: ArmName) -> None:
+        """End the arm's engine, where one is up, and see it gone."""
+        if self._key == self._key_of(cell, None) and (slot := self._slots.pop(arm, None)) is not None:
+            slot.client.close()
+
+    def room_for_two(self, cell: Cell, arm: ArmName) -> bool:
+        """Whether both arms' engines may be up: what the one of ``arm``, which was begun, says."""
+        slot = self._slots.get(arm)
+        return slot is not None and slot.client.config.room_for_two
+
     def failed(self, client: EngineClient, error: EngineError) -> None:
         """Note that an engine failed in a check, so that later checks on it are errors too; end it."""
         for arm, slot in list(self._slots.items()):
@@ -126,6 +164,19 @@ class Engines:
             slot.client.ask_to_stop()
         for slot in slots.values():
             slot.client.close()
+
+    def _use(self, key: _Key) -> _Key:
+        if key != self._key:
+            self.close()
+            self._key = key
+        return key
+
+    def _make_room(self, arm: ArmName) -> None:
+        other = self._slots.get("control" if arm == "treatment" else "treatment")
+        if other is not None and not other.client.config.room_for_two:
+            # Both would not fit: the other arm's engine ends first, and starts anew if it is asked for again.
+            other.client.close()
+            del self._slots[other.client.config.arm]
 
     def _key_of(self, cell: Cell, check: CheckSpec | None) -> _Key:
         suite = self._spec.suites[cell.suite]
@@ -151,7 +202,7 @@ class Engines:
         except EngineError as error:
             self._fail(arm, slot, error)
             raise
-        slot.ready = True
+        slot.ready = ready
         checkpoint = ready.effective.get("checkpoint")
         assert self._key is not None
         self._emit(
@@ -168,7 +219,14 @@ class Engines:
         )
         return slot.client
 
-    def _spawn(self, cell: Cell, arm: ArmName, check: CheckSpec | None, label: str = "") -> _Slot:
+    def _spawn(
+        self,
+        cell: Cell,
+        arm: ArmName,
+        check: CheckSpec | None,
+        label: str = "",
+        change: Callable[[EngineConfig], EngineConfig] = lambda config: config,
+    ) -> _Slot:
         if arm in self._slots:
             return self._slots[arm]
         context, key = self._context, self._key
@@ -196,10 +254,11 @@ class Engines:
             max_model_len=max(workload.max_tokens for workload in workloads),
             check=check if key.check else None,
         )
+        config = change(config)
         share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
         client = EngineClient(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
         client.spawn()
-        self._slots[arm] = _Slot(client)
+        self._slots[arm] = _Slot(client, label)
         return self._slots[arm]
 
     def _suite(self, cell: Cell) -> SuiteSpec:

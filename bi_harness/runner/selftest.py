@@ -60,6 +60,7 @@ CLEAN = {
     # Its smoke profile does not compile on a CPU, and a run starts twelve engines.
     "eagle_dp": Clean("llama-eagle-tiny", ("eager",), 5),
     "nvfp4": Clean("qwen3-nvfp4-tiny", ("eager", "compile"), 4),
+    "compile_startup": Clean("qwen3-tiny", ("compile",), 5),
 }
 """The suites that have planted faults."""
 

@@ -25,12 +25,14 @@ from bi_harness.errors import EngineError, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context, SelectedCell
-from bi_harness.runner.engines import Engines
+from bi_harness.runner.engines import Engines, safe_name
 from bi_harness.runner.journal import Journal, now
 from bi_harness.runner.kernel_facts import chosen_kernels, kernels_of
-from bi_harness.spec.load import Spec, default_paths, load_spec
-from bi_harness.workload.checkplan import ArmPlan, CheckPlan
+from bi_harness.runner.starts import Starts
+from bi_harness.spec.load import EXPECTED, Spec, default_paths, load_spec
+from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.plan import Workload
+from bi_harness.workload.requests import Request
 
 
 class SuiteSession:
@@ -134,6 +136,24 @@ class SuiteSession:
             EngineError: it has none.
         """
         recorder.observe(engine.config.arm, kernels_of(self._spec, cell, engine.effective))
+
+    def starts(self, cell: Cell, path: Path, test: str) -> Starts:
+        """For a check that starts engines by itself.
+
+        Raises:
+            pytest.UsageError: its suite has no ``expected.yaml``.
+        """
+        if cell.suite not in self._spec.startup:
+            raise pytest.UsageError(f"suites/{cell.suite} has no {EXPECTED}: what are its starts to count?")
+        name = safe_name(f"{cell.id}-{self._check(path, test)}")
+        return Starts(
+            self.engines,
+            cell,
+            Path(self._context.folder) / "starts" / name,
+            controlled=self._context.control,
+            expected=self._spec.startup[cell.suite],
+            kind=self._spec.devices[cell.device].kind,
+        )
 
     def close(self) -> None:
         """End the engines."""
@@ -291,6 +311,32 @@ class CheckRecorder:
         if arm in self._facts or self._status is not None:
             raise RuntimeError(f"the check observes the {arm} a second time")
         self._facts[arm] = tuple(facts)
+
+    def tell(self, arm: ArmName, facts: Sequence[Fact]) -> None:
+        """Add facts for a reader, which are not judged.
+
+        Raises:
+            ValueError: one of them is judged; ``observe`` takes those.
+            RuntimeError: nothing of this arm was observed yet, or the check has concluded.
+        """
+        if arm not in self._facts or self._status is not None:
+            raise RuntimeError(f"the check has nothing of the {arm} to add to")
+        if judged := [fact.name for fact in facts if fact.judged]:
+            raise ValueError(f"{judged[0]} is judged, and is to be observed")
+        self._facts[arm] += tuple(facts)
+
+    def beside(self, engine: EngineClient, subjects: Sequence[Request], reference: EngineClient) -> Evidence:
+        """What the subjects alone give on another engine, against what they gave alone on ``reference``: for
+        a reader, and no part of the conclusion.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+            KeyError: they did not run alone on ``reference``.
+        """
+        alone = together("alone", subjects, 1)
+        course = _Course(self, engine, time.monotonic() + self._timeout_s, total=len(alone.bursts))
+        found, _ = course.run(alone)
+        return gather(self._references[reference].arm(subjects), [found], [len(r.prompt) for r in subjects])
 
     def _once(self, arm: ArmName) -> None:
         if arm in self._evidence or self._status is not None:

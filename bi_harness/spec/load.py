@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from bi_harness.errors import SpecError
 from bi_harness.spec.errors import block, problems
 from bi_harness.spec.hardware import DeviceSpec, HardwareFile, RuleSpec
 from bi_harness.spec.models import ModelsFile, ModelSpec
-from bi_harness.spec.references import dangling
+from bi_harness.spec.references import dangling, dangling_startup
+from bi_harness.spec.startup import StartupFile
 from bi_harness.spec.suites import SuiteSpec
 from bi_harness.spec.types import SpecModel
 from bi_harness.spec.yamlsource import YamlSource, load_yaml
@@ -23,6 +24,9 @@ from bi_harness.spec.yamlsource import YamlSource, load_yaml
 ENV_MODELS = "BI_HARNESS_MODELS"
 ENV_HARDWARE = "BI_HARNESS_HARDWARE"
 ENV_SUITES = "BI_HARNESS_SUITES"
+
+EXPECTED = "expected.yaml"
+"""In a suite's folder, for a suite whose checks judge what starts count."""
 
 _File = TypeVar("_File", bound=SpecModel)
 
@@ -52,7 +56,8 @@ class Spec:
         reference_vllm: the release that is assumed where none is installed and none is given.
         paths: where it was read.
         digests: ``sha256:...`` of the bytes of ``models.yaml``, ``hardware.yaml`` and each
-            ``suites/<id>/suite.yaml``, by these names.
+            ``suites/<id>/suite.yaml`` and ``suites/<id>/expected.yaml``, by these names.
+        startup: what starts count, by suite; for those that have an ``expected.yaml``.
     """
 
     models: Mapping[str, ModelSpec]
@@ -62,6 +67,7 @@ class Spec:
     reference_vllm: str
     paths: SpecPaths
     digests: Mapping[str, str]
+    startup: Mapping[str, StartupFile] = field(default_factory=dict)
 
     def reference(self, device: str) -> str:
         """The release that is assumed for ``device`` where none is installed and none is given."""
@@ -105,6 +111,7 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
     models = _load(models_path, ModelsFile, wrong, keyed=("models",))
     hardware = _load(hardware_path, HardwareFile, wrong, keyed=("devices", "rules"))
     suites: dict[str, tuple[SuiteSpec, YamlSource]] = {}
+    startup: dict[str, tuple[StartupFile, YamlSource]] = {}
     for path in _suite_files(suites_dir, wrong):
         suite = _load(path, SuiteSpec, wrong)
         if suite is None:
@@ -115,8 +122,14 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
                 block(suite[1], ("id",), f'"{suite[0].id}" must be the name of its folder, "{folder}"')
             )
         suites[folder] = suite
+        expected = path.with_name(EXPECTED)
+        if expected.is_file() and (
+            starts := _load(expected, StartupFile, wrong, keyed=("expectations", "exceptions"))
+        ):
+            startup[folder] = starts
     if models and hardware and not wrong:
         wrong += dangling(models, hardware, suites)
+        wrong += [problem for file in startup.values() for problem in dangling_startup(models, *file)]
     if wrong or models is None or hardware is None:
         raise SpecError("\n".join(wrong))
     return Spec(
@@ -130,7 +143,9 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
             "models.yaml": models[1].digest,
             "hardware.yaml": hardware[1].digest,
             **{f"suites/{name}/suite.yaml": source.digest for name, (_, source) in suites.items()},
+            **{f"suites/{name}/{EXPECTED}": source.digest for name, (_, source) in startup.items()},
         },
+        startup={name: file for name, (file, _) in startup.items()},
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from bi_harness.spec.errors import block
 from bi_harness.spec.hardware import HardwareFile
 from bi_harness.spec.models import ModelsFile
+from bi_harness.spec.startup import StartupFile
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import KNOWN_SUITES, SuiteSpec
 from bi_harness.spec.types import Conditions
@@ -31,6 +32,18 @@ def dangling(
     for suite, source in suites.values():
         found += _of_suite(check, suite, source)
     return [*found, *_of_sharing(suites)]
+
+
+def dangling_startup(
+    models: tuple[ModelsFile, YamlSource], file: StartupFile, source: YamlSource
+) -> list[str]:
+    """One block for each model of an ``expected.yaml`` that there is not."""
+    check = _References(models=list(models[0].models), devices=[], suites=[], backends=[])
+    places = [
+        *((("expectations", name, "models"), entry.models) for name, entry in file.expectations.items()),
+        *((("exceptions", name, "models"), entry.models) for name, entry in file.exceptions.items()),
+    ]
+    return [problem for route, models in places for problem in check.check(source, route, "model", models)]
 
 
 class _References:

@@ -130,6 +130,10 @@ def _make(spec: dict[str, Any], folder: Path) -> str:
     if spec.get("next_token"):
         _let_tokens_follow(model, int(spec["seed"]), tied=tied)
     model.save_pretrained(folder)
+    if "architectures" in spec["config"]:
+        # What is saved names transformers' class; released checkpoints may name another, which vLLM knows.
+        config.architectures = list(spec["config"]["architectures"])
+        config.save_pretrained(folder)
     if spec.get("quantize") == "nvfp4":
         from bi_harness.workload import checkpoint_nvfp4
 

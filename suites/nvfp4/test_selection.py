@@ -7,6 +7,6 @@ What makes it non-vacuous: with `VLLM_BATCH_INVARIANT=0`, the same cases must gi
 """
 
 
-def test_selection(kernel_choice, check):
-    kernel_choice()
+def test_selection(cell, kernel_choice, check):
+    kernel_choice(cell)
     check.conclude()

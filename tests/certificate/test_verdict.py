@@ -56,6 +56,14 @@ def test_the_sentence_names_the_first_reason() -> None:
     )
 
 
+def test_a_failure_of_facts_alone_does_not_speak_of_bits() -> None:
+    of_facts_alone = result("fail", "startup", facts=(OTHER,), evidence=evidence())
+    said = verdict([of_facts_alone, of("pass", 1)], complete=True)[1]
+    assert said.startswith("1 of 2 checks failed: 1 of 1 facts are not as expected: ")
+    both = result("fail", "other", evidence=evidence(differing_prompts=1))
+    assert verdict([of_facts_alone, both], complete=True)[1].endswith("bits depend on the batch")
+
+
 HOLLOW: dict[str, dict[str, Any]] = {
     "no evidence": {"evidence": None},
     "prompts differ": {"evidence": evidence(differing_prompts=1)},

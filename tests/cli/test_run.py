@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from bi_harness.cli import main as cli
+from bi_harness.cli.run import write_proposal
 from bi_harness.exits import ExitCode
+from bi_harness.report.startup_proposal import render_proposal
+from tests.report import samples
 from tests.runner.standin import Standin, certificates, marked
 
 
@@ -241,6 +244,22 @@ def test_k_runs_what_it_names_and_says_so(standin: Standin) -> None:
     ours = json.loads(out)["certificate"]["predicate"]["bi_harness"]
     assert {c["check"] for c in ours["checks"]} == {"one"}
     assert ours["scope"]["filters"] == {"k": "one"}
+
+
+def test_record_says_where_there_is_nothing_to_propose(standin: Standin) -> None:
+    code, _, err = standin.finish("run", "--record")
+    assert code == ExitCode.CERTIFIED, err
+    assert "nothing to record: no check of this run told what a cold and a warm start counted" in err
+    assert not list(standin.root.glob("out/cpu/*/expected.proposal.yaml"))
+
+
+def test_record_leaves_a_proposal_beside_the_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_proposal(samples.startup_cpu(), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.read_text() == render_proposal(samples.startup_cpu())
+    assert str(path) in capsys.readouterr().err
 
 
 def test_an_argument_that_is_no_text(standin: Standin) -> None:

@@ -94,6 +94,12 @@ def test_the_flags(answer: Answer) -> None:
     assert (options.engine_python, options.out) == ("P", Path("O"))
 
 
+def test_a_suite_that_only_compiles_is_tried_compiled(answer: Answer) -> None:
+    assert cli.main(["selftest", "--suite", "compile_startup"]) == ExitCode.CERTIFIED
+    assert (answer.options.mode, answer.options.clean) == ("compile", 5)
+    assert [fault.id for fault in answer.options.faults] == ["warm-recompiles"]
+
+
 def test_without_clean_runs_the_faults_are_tried(answer: Answer) -> None:
     assert cli.main(["selftest", "--clean", "0"]) == ExitCode.CERTIFIED
     assert (answer.options.clean, len(answer.options.faults)) == (0, len(FAULTS))

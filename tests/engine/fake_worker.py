@@ -99,6 +99,12 @@ def main() -> int:
             if before == "stop_slowly":
                 time.sleep(600)
             return 0
+        if command["do"] == "startup":
+            told = {"ok": [{"layers": 4}], "none": [], "nonsense": {"layers": 4}}
+            if when == "startup":
+                misbehave(before)
+            say({"event": "startup", "ranks": told[os.environ.get("RANKS", "ok")]})
+            continue
         print("command", json.dumps({k: v for k, v in command.items() if k != "requests"}), flush=True)
         requests = [Request.from_json(r) for r in command["requests"]]
         bursts = [[member[0] for member in burst] for burst in command["bursts"]]

@@ -120,6 +120,28 @@ def test_an_engine_answers_and_its_observations_come_in_request_order(fakes: Fak
     assert "told to stop" in fakes.made[0].log.read_text()
 
 
+def test_an_engine_tells_what_its_start_counted(fakes: Fakes) -> None:
+    client = fakes.ready()
+    assert client.startup(timeout_s=30) == ({"layers": 4},)
+    assert client.generate(requests(1), [[0]], timeout_s=30).steps, "and goes on"
+
+
+@pytest.mark.parametrize("ranks", ["none", "nonsense"])
+def test_counters_that_are_none_are_an_error_of_the_engine(fakes: Fakes, ranks: str) -> None:
+    client = fakes.ready(RANKS=ranks)
+    with pytest.raises(EngineError, match="did not tell its counters"):
+        client.startup(timeout_s=30)
+    assert client.pid is None
+
+
+@pytest.mark.parametrize(("how", "says"), [("exit", "exit code 3"), ("error", "no such backend")])
+def test_an_engine_that_fails_while_it_tells_is_gone(fakes: Fakes, how: str, says: str) -> None:
+    client = fakes.ready(f"{how}@startup")
+    with pytest.raises(EngineError, match=says):
+        client.startup(timeout_s=30)
+    assert client.pid is None
+
+
 def test_the_worker_gets_its_configuration_and_its_environment(fakes: Fakes) -> None:
     client = fakes.client(X="y")
     client.spawn()

@@ -11,6 +11,7 @@ from bi_harness.certificate.records import (
     CheckResult,
     Divergence,
     Evidence,
+    Fact,
     Status,
     Verdict,
 )
@@ -210,6 +211,45 @@ def certified_cpu() -> Statement:
     )
 
 
+def startup_cpu() -> Statement:
+    """Checks that judge what engines say of themselves: one right, one wrong, one with more than is shown."""
+    unit = "cpu/tiny/CPU_ATTN/tp1-dp1/compile/compile_startup"
+    facts = (
+        Fact(name="cold: num_aot_compiles", found="1", expected=("1",), source="measured"),
+        Fact(name="cold: kernels_built", found="16"),
+        Fact(name="warm: num_aot_compiles", found="1", expected=("0", "1"), source="exception x [until] | y"),
+        Fact(name="warm: kernels_built", found="0", expected=("0",), source="bi-harness"),
+        Fact(name="warm: num_aot_artifacts_saved", found="1", expected=("0", "1")),
+        Fact(name="cold: start", found="40.0 s"),
+    )
+    control = tuple(fact.model_copy(update={"found": "16"}) for fact in facts)
+    wrong = facts[3].model_copy(update={"found": "16"})
+    many = (
+        Fact(name="last", found="9", expected=("8",)),
+        *(Fact(name=f"n{i}", found="1") for i in range(300)),
+    )
+    other, third = unit.replace("tiny", "other"), unit.replace("tiny", "third")
+    return statement(
+        "NOT_CERTIFIED",
+        (
+            check(unit, "startup", facts=facts, control_facts=control),
+            check(other, "startup", "fail", facts=(*facts[:3], wrong), control_facts=control, evidence=None),
+            check(third, "startup", "fail", facts=many[1:] + many[:1]),
+        ),
+        device={"id": "cpu", "kind": "cpu", "name": "AMD EPYC 9654"},
+        effective=tuple(
+            EffectiveArm(
+                unit=name,
+                arm="treatment",
+                config={"vllm": "0.32.0", "torch": "2.13.0+cpu"},
+                start_s=40.0,
+                engine="cold",
+            )
+            for name in (unit, other, third)
+        ),
+    )
+
+
 def failing_h200() -> Statement:
     """The defect that the facts describe: eager fails, compiled passes; several suites and backends."""
     checks: list[CheckResult] = []
@@ -353,6 +393,7 @@ ALL = {
     "certified_cpu": certified_cpu,
     "failing_h200": failing_h200,
     "mixed": mixed,
+    "startup_cpu": startup_cpu,
     "hostile": hostile,
     "empty": empty,
 }

@@ -126,3 +126,20 @@ def test_a_million_failures_do_not_make_a_page_that_nobody_can_open() -> None:
 def test_text_is_shown_not_run_by_the_template() -> None:
     page = render_html(samples.statement("INCONCLUSIVE", (), why="{{ 7*7 }} {% raw %}"))
     assert "{{ 7*7 }} {% raw %}" in page
+
+
+def test_facts_are_a_table_with_what_had_to_be_and_what_the_control_has() -> None:
+    html = render_html(samples.startup_cpu())
+    words = Page(html).words
+    # Cells follow each other without a blank: name, source, found, expected, control.
+    assert "warm: kernels_built not as expectedbi-harness16016" in words
+    assert "warm: num_aot_compilesexception x [until] | y10 or 116" in words
+    assert "cold: start40.0 s——" in words, "what is told has neither"
+    # Of those that are cut, the wrong one stays.
+    assert "last not as expected98—" in words
+    assert "181 more are in certificate.json." in words
+    assert html.count("<details open>\n<summary>What engines said") == 2
+
+
+def test_a_certificate_without_facts_has_no_such_table() -> None:
+    assert "What engines said" not in render_html(samples.certified_cpu())

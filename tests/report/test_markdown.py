@@ -125,3 +125,13 @@ def test_a_viewer_shows_names_and_commands_as_they_are() -> None:
     assert "--layers 2 --seed 1 -k needle" in page.words
     assert "0.25.1" in page.words
     assert "\\" not in page.words
+
+
+def test_facts_are_tables_that_are_cut_with_a_note() -> None:
+    text = render_markdown(samples.startup_cpu())
+    assert "### What engines said of themselves" in text
+    assert "| ❌ warm: kernels_built | 16 | 0 | 16 |" in text
+    assert "| cold: start | 40.0 s | — | — |" in text
+    assert "| ❌ last | 9 | 8 | — |" in text
+    assert "more facts in certificate.json._" in text
+    assert "What engines said" not in render_markdown(samples.certified_cpu())

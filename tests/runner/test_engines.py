@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Fake:
         self.config, self.folder, self.log = config, folder, log
         self.name = folder.name.split("eager-")[-1]
         self.running = False
+        self.effective: dict[str, Any] = {}
         self.world.clients.append(self)
 
     @property
@@ -75,7 +77,8 @@ class Fake:
         self.world.done.append(f"wait {self.name} {timeout_s:.0f}")
         if self.name in self.world.broken:
             raise self.world.broken[self.name]
-        return Ready({"arm": self.config.arm, "checkpoint": "sha256:1"}, {"vllm": {"version": "0"}}, 1.5)
+        self.effective = {"arm": self.config.arm, "checkpoint": "sha256:1"}
+        return Ready(self.effective, {"vllm": {"version": "0"}}, 1.5)
 
     def ask_to_stop(self) -> None:
         self.world.done.append(f"ask {self.name}")
@@ -501,3 +504,53 @@ def test_the_engine_holds_the_workload_of_all_suites_that_share_it(files: Files,
 )
 def test_a_name_is_one_harmless_component_of_a_path(text: str, name: str) -> None:
     assert safe_name(text) == name
+
+
+def into(folder: str) -> Callable[[EngineConfig], EngineConfig]:
+    return lambda config: replace(config, env={**config.env, "VLLM_CACHE_ROOT": folder})
+
+
+def test_a_check_may_begin_engines_one_after_the_other(files: Files, world: World) -> None:
+    engines, _ = made(files, world, CPU)
+    folder = str(files.root / "cold")
+    engines.begin(CPU, "treatment", "cold", into(folder))
+    assert engines.room_for_two(CPU, "treatment")
+    engines.begin(CPU, "control", "cold", into(folder))
+    cold, start_s = engines.begun(CPU, "treatment")
+    assert world.take() == ["spawn treatment-cold", "spawn control-cold", "wait treatment-cold 60"]
+    assert (cold.config.env["VLLM_CACHE_ROOT"], start_s) == (folder, 1.5)
+    assert (Path(folder) / "modelinfos").is_symlink()
+    engines.begin(CPU, "treatment", "warm", into(folder))
+    warm, _ = engines.begun(CPU, "treatment")
+    assert world.take() == ["close treatment-cold", "spawn treatment-warm", "wait treatment-warm 60"]
+    assert world.up == {"treatment-warm", "control-cold"}
+    assert [event.arm.engine for event in world.events] == ["cold", "warm"]
+    assert warm.effective["arm"] == "treatment"
+    engines.end(CPU, "treatment")
+    engines.end(CPU, "treatment")
+    assert world.up == {"control-cold"}
+    with pytest.raises(RuntimeError, match="was begun"):
+        engines.begun(CPU, "treatment")
+    engines.close()
+    assert world.up == set()
+
+
+def test_one_that_was_begun_and_failed_is_not_begun_again(files: Files, world: World) -> None:
+    engines, _ = made(files, world, CPU)
+    world.broken["treatment-cold"] = EngineStartError("no memory")
+    engines.begin(CPU, "treatment", "cold", into(str(files.root / "c")))
+    with pytest.raises(EngineStartError):
+        engines.begun(CPU, "treatment")
+    assert world.up == set()
+    with pytest.raises(EngineStartError, match="no memory"):
+        engines.begin(CPU, "treatment", "warm", into(str(files.root / "c")))
+    assert engines.log() == "logs/cpu_tiny_CPU_ATTN_tp1-dp1_eager-treatment-cold.log"
+
+
+def test_where_two_do_not_fit_the_other_arms_ends_first(files: Files, world: World) -> None:
+    files.hardware = files.hardware.replace("memory_gib: 80", "memory_gib: 40")
+    engines, _ = made(files, world, GPU)
+    engines.begin(GPU, "treatment", "cold", into(str(files.root / "t")))
+    assert not engines.room_for_two(GPU, "treatment")
+    engines.begin(GPU, "control", "cold", into(str(files.root / "c")))
+    assert world.up == {"control-cold"}

@@ -466,6 +466,44 @@ def test_facts_are_observed_once(check: Check) -> None:
     assert result.status == "error"
 
 
+def test_what_is_told_is_added_and_judges_nothing(check: Check) -> None:
+    told = Fact(name="start", found="12 s")
+    with pytest.raises(RuntimeError, match="nothing of the treatment"):
+        check.recorder.tell("treatment", [told])
+    check.recorder.observe("treatment", [KERNEL])
+    with pytest.raises(ValueError, match="kernel is judged"):
+        check.recorder.tell("treatment", [told, KERNEL])
+    check.recorder.tell("treatment", [told])
+    check.recorder.observe("control", [OTHER])
+    result = check.end()
+    assert (result.status, result.facts) == ("pass", (KERNEL, told))
+    with pytest.raises(RuntimeError):
+        check.recorder.tell("treatment", [told])
+
+
+def test_another_engine_is_compared_beside_and_concludes_nothing(check: Check) -> None:
+    engine, other = Stub(), Stub()
+    check.compare(engine)
+    check.compare(Stub("control"))
+    other.wrong = 0.5
+    evidence = check.recorder.beside(other, SUBJECTS, engine)  # type: ignore[arg-type]
+    assert (evidence.prompts, evidence.differing_prompts) == (4, 4)
+    assert other.sizes == [[1, 1, 1, 1]]
+    result = check.end()
+    assert result.status == "pass"
+    assert result.evidence is not None
+    assert result.evidence.differing_prompts == 0
+
+
+def test_an_engine_that_fails_beside_is_an_error(check: Check) -> None:
+    engine, other = Stub(), Stub()
+    check.compare(engine)
+    other.error = (0, EngineDied("killed"))
+    result = check.raises(EngineDied, lambda: check.recorder.beside(other, SUBJECTS, engine))  # type: ignore[arg-type]
+    assert result.status == "error"
+    assert check.engines.gone == [other]
+
+
 def test_progress_counts_alone_and_arms_in_any_order() -> None:
     for first in (True, False):
         check = make()

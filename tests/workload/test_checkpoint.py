@@ -220,6 +220,14 @@ def test_a_spec_stays_what_it_was(tmp_path: Path) -> None:
     assert ensure(json.loads(before), tmp_path / "c") == made
 
 
+def test_a_checkpoint_may_name_another_class_than_transformers_does(real: Path, tmp_path: Path) -> None:
+    named = spec(config={**TINY["config"], "architectures": ["OtherForCausalLM"]})
+    ensure(named, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["architectures"] == ["OtherForCausalLM"]
+    for weights in real.glob("*.safetensors"):
+        assert (tmp_path / "c" / weights.name).read_bytes() == weights.read_bytes()
+
+
 def test_another_process_gives_the_same_bytes(real: Path, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(TINY))
     command = [sys.executable, "-m", "bi_harness.workload.checkpoint"]

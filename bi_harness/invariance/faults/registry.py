@@ -283,6 +283,15 @@ FAULTS: dict[str, Fault] = {
             suite="nvfp4",
             only="not selection",
         ),
+        Fault(
+            "warm-recompiles",
+            "a warm start that does not find what the cold one saved",
+            "#38051",
+            None,
+            "startup:warm_recompiles",
+            "The key of the compile cache has the process's number in it.",
+            suite="compile_startup",
+        ),
     )
 }
 

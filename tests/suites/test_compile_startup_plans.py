@@ -1,0 +1,48 @@
+"""What ``suites/compile_startup`` sends, without an engine, and the models that it is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from bi_harness.matrix.expand import expand
+from bi_harness.spec.load import default_paths, load_spec
+from bi_harness.workload.plan import plan_workload
+from tests.suites.loading import load
+
+PATHS = default_paths(environ={})
+SPEC = load_spec(PATHS.models, PATHS.hardware, PATHS.suites)
+SUITE = SPEC.suites["compile_startup"]
+MODELS = [model.id for model in SPEC.models.values() if SUITE.id in model.suites]
+MODULE = load(PATHS.suites / "compile_startup" / "test_startup.py")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "nightly", "release"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_plan_is_whole_and_fits_its_engine(model: str, profile: str) -> None:
+    work = plan_workload(SPEC.models[model], SUITE, profile=profile, seed=0)
+    found = MODULE.plan(work)
+    assert [arm.batch_size for arm in found.arms] == [1, *work.batch_sizes]
+    for arm in found.arms:
+        members = [member.request for burst in arm.bursts for member in burst]
+        assert sorted(members) == list(range(len(found.subjects)))
+        assert arm.batch_size <= max(map(len, arm.bursts)) <= work.max_batch
+        for request in arm.requests:
+            assert len(request.prompt) + request.max_tokens <= work.max_tokens
+
+
+def test_the_models_of_vllms_own_test_are_there_in_a_shrunken_form() -> None:
+    types = {SPEC.models[model].config["model_type"]: SPEC.models[model] for model in MODELS}
+    # Kimi-K2 is of DeepSeek-V3's architecture.
+    assert set(types) == {"gpt_oss", "deepseek_v3", "glm4_moe", "minimax_m2", "phimoe", "qwen3"}
+    for model in types.values():
+        assert model.synthetic
+        assert model.memory_gib < 1
+        # Few enough graphs to tell from one a layer.
+        assert model.layers >= (4 if model.id == "qwen3-tiny" else 8)
+
+
+def test_only_compiled_cells_and_one_model_in_the_smoke_profile() -> None:
+    plan = expand(SPEC, "cpu", vllm_version="0.32.0", profile="smoke", suites=[SUITE.id])
+    assert [(p.cell.model, p.cell.mode) for p in plan.cells] == [("qwen3-tiny", "compile")]
+    nightly = expand(SPEC, "h200", vllm_version="0.33.0", profile="nightly", suites=[SUITE.id])
+    assert {p.cell.model for p in nightly.cells if p.status == "run"} == {*MODELS} - {"qwen3-tiny"}
