@@ -12,6 +12,7 @@ from bi_harness.certificate.events import EngineReady, Event
 from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineSettings, engine_config
+from bi_harness.engine.server import ServerClient, Speaking
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.caches import share_model_infos
@@ -24,9 +25,16 @@ from bi_harness.workload.plan import Workload, plan_workload
 ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
 
 
+Client = EngineClient | ServerClient
+"""An engine, however it is driven."""
+
+Driven = Client | Speaking
+"""The same, or a server that is spoken to in one way."""
+
+
 @dataclass
 class _Slot:
-    client: EngineClient
+    client: Client
     ready: bool = False
 
 
@@ -66,7 +74,7 @@ class Engines:
             seed=self._context.seed,
         )
 
-    def get(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> EngineClient:
+    def get(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> Client:
         """The engine that serves ``cell``, ready.
 
         An engine that failed is not started again: what it left undone is an error, never a second chance.
@@ -96,7 +104,7 @@ class Engines:
                     self._spawn(cell, name, check)
         return self._ready(cell, arm, slot, key.check)
 
-    def restart(self, cell: Cell, arm: ArmName) -> EngineClient:
+    def restart(self, cell: Cell, arm: ArmName) -> Client:
         """End the engine that the checks share, and start the same in a new process.
 
         Raises:
@@ -109,10 +117,10 @@ class Engines:
         slot.client.close()
         return self._ready(cell, arm, self._spawn(cell, arm, None, "restarted"), "restarted")
 
-    def failed(self, client: EngineClient, error: EngineError) -> None:
+    def failed(self, client: Driven, error: EngineError) -> None:
         """Note that an engine failed in a check, so that later checks on it are errors too; end it."""
         for arm, slot in list(self._slots.items()):
-            if slot.client is client:
+            if slot.client is (client.whole if isinstance(client, Speaking) else client):
                 self._fail(arm, slot, EngineError(f"an earlier check ended its engine: {error}"))
 
     def log(self) -> str | None:
@@ -143,7 +151,7 @@ class Engines:
         del self._slots[arm]
         slot.client.close()
 
-    def _ready(self, cell: Cell, arm: ArmName, slot: _Slot, engine: str) -> EngineClient:
+    def _ready(self, cell: Cell, arm: ArmName, slot: _Slot, engine: str) -> Client:
         if slot.ready:
             return slot.client
         try:
@@ -197,7 +205,8 @@ class Engines:
             check=check if key.check else None,
         )
         share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
-        client = EngineClient(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
+        make = ServerClient if config.interface == "server" else EngineClient
+        client = make(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
         client.spawn()
         self._slots[arm] = _Slot(client)
         return self._slots[arm]

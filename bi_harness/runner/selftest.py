@@ -59,6 +59,8 @@ CLEAN = {
     "batch_invariance": Clean("qwen3-tiny", ("eager", "compile"), 20),
     # Its smoke profile does not compile on a CPU, and a run starts twelve engines.
     "eagle_dp": Clean("llama-eagle-tiny", ("eager",), 5),
+    # Two servers a run, and compiled ones take twice as long to start.
+    "online": Clean("qwen3-tiny", ("eager",), 3),
 }
 """The suites that have planted faults."""
 
