@@ -1,4 +1,4 @@
-"""Faults of the process that takes requests over HTTP. Each function patches classes of this process's vLLM."""
+"""Faults of the process that takes requests over HTTP. Each function patches this process's vLLM."""
 
 from __future__ import annotations
 
