@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bi_harness.certificate.events import EngineReady, Event
 from bi_harness.certificate.statement import EffectiveArm
-from bi_harness.engine.client import EngineClient
+from bi_harness.engine.client import EngineClient, Ready
 from bi_harness.engine.config import ArmName, EngineSettings, engine_config
+from bi_harness.engine.endpoint import EndpointClient, without_keys
 from bi_harness.engine.server import ServerClient, Speaking
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
@@ -25,7 +27,7 @@ from bi_harness.workload.plan import Workload, plan_workload
 ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
 
 
-Client = EngineClient | ServerClient
+Client = EngineClient | ServerClient | EndpointClient
 """An engine, however it is driven."""
 
 Driven = Client | Speaking
@@ -160,7 +162,6 @@ class Engines:
             self._fail(arm, slot, error)
             raise
         slot.ready = True
-        checkpoint = ready.effective.get("checkpoint")
         assert self._key is not None
         self._emit(
             EngineReady(
@@ -168,13 +169,17 @@ class Engines:
                 arm=EffectiveArm(
                     unit=self._key.unit, arm=arm, config=ready.effective, start_s=ready.start_s, engine=engine
                 ),
-                provenance={
-                    **ready.provenance,
-                    "checkpoints": {cell.model: checkpoint} if checkpoint else {},
-                },
+                provenance=self._provenance(cell, arm, ready),
             )
         )
         return slot.client
+
+    def _provenance(self, cell: Cell, arm: ArmName, ready: Ready) -> dict[str, Any]:
+        if self._context.endpoint is not None and arm == "control":
+            # A certificate of a running server is not about the vLLM and the weights of its control.
+            return {"control": ready.provenance}
+        checkpoint = ready.effective.get("checkpoint")
+        return {**ready.provenance, "checkpoints": {cell.model: checkpoint} if checkpoint else {}}
 
     def _spawn(self, cell: Cell, arm: ArmName, check: CheckSpec | None, label: str = "") -> _Slot:
         if arm in self._slots:
@@ -197,7 +202,7 @@ class Engines:
                 model_cache=context.model_cache,
                 compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
                 shared_cache=str(shared),
-                environment=dict(os.environ),
+                environment=without_keys(os.environ),
                 cores=len(os.sched_getaffinity(0)),
             ),
             max_num_seqs=max(workload.max_batch for workload in workloads),
@@ -205,11 +210,21 @@ class Engines:
             check=check if key.check else None,
         )
         share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
-        make = ServerClient if config.interface == "server" else EngineClient
-        client = make(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
+        folder, log = Path(context.folder) / name, Path(context.logs) / f"{name}.log"
+        client: Client
+        if (url := self._endpoint(arm)) is not None:
+            client = EndpointClient(config, url, log, os.environ)
+        elif config.interface == "server":
+            client = ServerClient(config, folder, log)
+        else:
+            client = EngineClient(config, folder, log)
         client.spawn()
         self._slots[arm] = _Slot(client)
         return self._slots[arm]
+
+    def _endpoint(self, arm: ArmName) -> str | None:
+        """The running server that is this arm; ``None`` where an engine is started for it."""
+        return self._context.endpoint if arm == "treatment" else self._context.control_endpoint
 
     def _suite(self, cell: Cell) -> SuiteSpec:
         return self._spec.suites[cell.suite]

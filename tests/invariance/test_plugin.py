@@ -171,7 +171,7 @@ atexit.register(run)
 """
     done = register(after, path=folder, BI_HARNESS_STEP_LOG=str(tmp_path / "steps"))
     assert done.returncode == 0, done.stderr
-    (log,) = (tmp_path / "steps").iterdir()
+    (log,) = (tmp_path / "steps").glob("steps-*")
     assert log.name.startswith("steps-dp3-")
     assert log.read_text().splitlines() == [
         '{"tokens":{"a":3},"new":{},"cached":0,"adapters":0,"preempted":0}'
