@@ -36,7 +36,7 @@ QUIET_S = 2.0
 
 RUNNING = "vllm:num_requests_running"
 CACHED = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits")
-_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{[^}]*\})? +([0-9.eE+-]+)(?: +[0-9]+)?$")
+_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{.*\})? +([0-9.eE+-]+)(?: +[0-9]+)?$")
 
 
 def endpoint_url(text: str) -> str:

@@ -44,3 +44,9 @@ def test_completions(engine, control, workload, cell, check):
 def test_streaming(against_plain, workload, cell, check):
     against_plain(streaming(workload, cell.dp), view=lambda server: server.speaking(stream="always"))
     check.conclude()
+
+
+def test_expert_parallel(engine, control, workload, cell, check):
+    check.compare(engine, completions(workload, cell.dp))
+    check.compare(control(), completions(workload, cell.dp))
+    check.conclude()
