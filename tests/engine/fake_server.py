@@ -1,7 +1,7 @@
 """Stands where ``vllm serve`` would, to try the client's own logic: no engine.
 
-Run by the interpreter script that ``servers.py`` writes; ``FAKE`` says how to misbehave. A request's tokens are
-all its prompt's first token, and the logprobs are told as vLLM tells them.
+Run by the interpreter script that ``servers.py`` writes; ``FAKE`` says how to misbehave. A request's tokens
+are all its prompt's first token, and the logprobs are told as vLLM tells them.
 """
 
 from __future__ import annotations
