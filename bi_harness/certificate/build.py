@@ -157,6 +157,8 @@ def _own_skip(result: CheckResult) -> CheckResult:
 
 def _unsound_end(start: RunStarted, fold: _Fold) -> str:
     """Why passes alone do not make this run sound: a unit that did not end well; empty when all did."""
+    if start.scope.endpoint is None and any(arm.config.get("verified") is False for arm in fold.arms):
+        return "an engine's configuration was not verified, and the run was not of an endpoint"
     for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
         ended = fold.units.get(unit)
         if ended is None:
