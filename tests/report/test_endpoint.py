@@ -6,6 +6,7 @@ import io
 import shlex
 from xml.etree import ElementTree
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from bi_harness.report.console import print_result
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
+from bi_harness.report.parquet import render_parquet
 from bi_harness.report.reproduce import reproduce_command
 
 from . import samples
@@ -66,3 +68,11 @@ def test_the_command_that_runs_it_again_asks_the_same_servers() -> None:
     words = shlex.split(reproduce_command(statement, check))
     assert words[words.index("--endpoint") + 1] == "http://h/$(rm -rf)"
     assert words[words.index("--control-endpoint") + 1] == "http://h:1"
+
+
+def test_a_row_names_the_endpoint() -> None:
+    def endpoints(statement: Statement) -> set[str | None]:
+        return set(pq.read_table(io.BytesIO(render_parquet(statement)))["endpoint"].to_pylist())
+
+    assert endpoints(at()) == {URL}
+    assert endpoints(samples.certified_cpu()) == {None}
