@@ -233,8 +233,12 @@ def engine_config(
     elif cell.tp == cell.dp == 1:
         # One process is the engine: its death is the engine's death, and its scheduler is at hand.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if device.kind == "cpu" and (interface == "server" or cell.tp * cell.dp > 1):
-        _share_cores(cell, settings.cores, llm, env)
+    if device.kind == "cpu" and (suite.interface == "server" or cell.tp * cell.dp > 1):
+        # A server's engine waits for its threads by spinning, and what takes requests has none to run on but
+        # theirs: measured on two cores, a streamed step then takes 100 ms in place of 10. vLLM itself leaves
+        # a core to it. Its offline counterpart has as many threads.
+        spare = cell.dp if suite.interface == "server" else 0
+        _share_cores(cell, settings.cores - spare, llm, env)
     if checkpoint is not None:
         env["HF_HUB_OFFLINE"] = "1"
     plugins = env.get("VLLM_PLUGINS")
