@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bi_harness.engine.client import EngineClient
     from bi_harness.engine.config import ArmName
     from bi_harness.matrix.cells import Cell
+    from bi_harness.runner.engines import Client, Driven
     from bi_harness.runner.starts import Starts
     from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
     from bi_harness.workload.checkplan import CheckPlan
@@ -159,20 +160,20 @@ def workload(request: pytest.FixtureRequest, cell: Cell) -> Workload:
 
 
 @pytest.fixture
-def engine(request: pytest.FixtureRequest, cell: Cell) -> EngineClient:
+def engine(request: pytest.FixtureRequest, cell: Cell) -> Client:
     """A real vLLM with invariance on, shared by the checks of the unit."""
     return _engine(request, cell, "treatment")
 
 
 @pytest.fixture
-def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[[], EngineClient]:
+def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[[], Client]:
     """Call it for a real vLLM with invariance off, shared likewise; it starts when first called.
 
     In a run without a control the check ends there, with what the treatment alone says: never a pass.
     """
     session = _session(request)
 
-    def start() -> EngineClient:
+    def start() -> Client:
         if not session.controlled:
             check.conclude()
             raise AssertionError("a check passed without a control")
@@ -182,26 +183,25 @@ def control(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) ->
 
 
 @pytest.fixture
-def against_plain(
-    request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder
-) -> Callable[[CheckPlan], None]:
+def against_plain(request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder) -> Callable[..., None]:
     """Call it with a plan: its subjects run alone on the engine that the suite's checks share, its arms on
-    the check's own; treatment and control both."""
+    the check's own; treatment and control both. ``view`` says how the arms' engine is spoken to where that is
+    another way: ``against_plain(plan, view=lambda server: server.speaking(stream="always"))``."""
     session = _session(request)
 
-    def compare(plan: CheckPlan) -> None:
+    def compare(plan: CheckPlan, view: Callable[[Client], Driven] = lambda engine: engine) -> None:
         check.compare_with_plain(
             plan,
             arms=session.arms(),
             plain=lambda arm: session.plain(cell, arm),
-            own=lambda arm: _engine(request, cell, arm),
+            own=lambda arm: view(_engine(request, cell, arm)),
         )
 
     return compare
 
 
 @pytest.fixture
-def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], EngineClient]:
+def restarted(request: pytest.FixtureRequest, cell: Cell) -> Callable[[], Client]:
     """Call it for ``engine`` in a new process; the old one ends."""
     session = _session(request)
     return lambda: session.engines.restart(cell, "treatment")
@@ -236,6 +236,6 @@ def _session(request: pytest.FixtureRequest) -> SuiteSession:
     return session
 
 
-def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> EngineClient:
+def _engine(request: pytest.FixtureRequest, cell: Cell, arm: ArmName) -> Client:
     item: Any = request.node
     return _session(request).engine(cell, Path(item.path), item.function.__name__, arm)

@@ -19,11 +19,13 @@ from bi_harness.certificate.events import (
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
     EffectiveArm,
+    EndpointScope,
     HarnessResult,
     Predicate,
     ResourceDescriptor,
     Statement,
     planted_faults,
+    unverified,
 )
 from bi_harness.certificate.verdict import totals, verdict
 from bi_harness.errors import UsageError
@@ -77,9 +79,11 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         verdict_, why = (
             (verdict_, f"{why}; {named}") if verdict_ == "NOT_CERTIFIED" else ("INCONCLUSIVE", named)
         )
+    if start.scope.endpoint is not None:
+        why = f"{why}; {unverified(start.scope.endpoint)}"
     provenance = _provenance(start, engine, disagreements, journal_digest)
     return Statement(
-        subject=_subject(provenance),
+        subject=_subject(provenance, start.scope.endpoint),
         predicate=Predicate(
             result="PASSED" if verdict_ == "CERTIFIED" else "FAILED",
             configuration=_configuration(provenance),
@@ -153,6 +157,8 @@ def _own_skip(result: CheckResult) -> CheckResult:
 
 def _unsound_end(start: RunStarted, fold: _Fold) -> str:
     """Why passes alone do not make this run sound: a unit that did not end well; empty when all did."""
+    if start.scope.endpoint is None and any(arm.config.get("verified") is False for arm in fold.arms):
+        return "an engine's configuration was not verified, and the run was not of an endpoint"
     for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
         ended = fold.units.get(unit)
         if ended is None:
@@ -210,10 +216,21 @@ def _provenance(
     return {**start.provenance, **engine, "digests": digests}
 
 
-def _subject(provenance: dict[str, Any]) -> tuple[ResourceDescriptor, ...]:
-    """What the verdict is about: the vLLM that ran, and the checkpoints it ran on."""
+def _subject(
+    provenance: dict[str, Any], endpoint: EndpointScope | None = None
+) -> tuple[ResourceDescriptor, ...]:
+    """What the verdict is about: the vLLM that ran, and the checkpoints it ran on; or a server, of which
+    neither is known."""
     vllm = provenance.get("vllm", {})
     found = []
+    if endpoint is not None:
+        found.append(
+            ResourceDescriptor(
+                name=f"endpoint:{endpoint.url}",
+                uri=endpoint.url,
+                annotations={"verified": "neither invariance mode nor configuration"},
+            )
+        )
     if vllm.get("record_sha256"):
         found.append(
             ResourceDescriptor(

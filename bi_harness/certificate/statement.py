@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from bi_harness.certificate.records import CheckResult, Count, Record, Verdict
 
@@ -100,6 +100,26 @@ class Totals(Record):
     waived: Count = 0
 
 
+class EndpointScope(Record):
+    """A run against a server that was running already.
+
+    Nothing of its process was looked at: neither its invariance mode nor its configuration is verified.
+
+    Attributes:
+        url: its base URL, without credentials.
+        control: that of the control, where it was running already, too; ``None`` for one that the harness
+            started with invariance off.
+    """
+
+    url: str
+    control: str | None = None
+
+
+def unverified(endpoint: EndpointScope) -> str:
+    """What a verdict on an endpoint must say beside itself."""
+    return f"endpoint {endpoint.url}: invariance mode and configuration not verified by bi-harness"
+
+
 class Scope(Record):
     """What was asked for: a verdict never speaks of more than this.
 
@@ -110,6 +130,7 @@ class Scope(Record):
         models: for each model, the weights that ran: a repository and revision, or how they were made.
         layers: the number of layers asked for, ``None`` for the model's own.
         seed: the workload's seed.
+        endpoint: the server that was certified where bi-harness did not start it; ``None`` where it did.
     """
 
     profile: str
@@ -118,6 +139,15 @@ class Scope(Record):
     models: dict[str, str] = Field(default_factory=dict)
     layers: int | None
     seed: int
+    endpoint: EndpointScope | None = None
+
+    @model_serializer(mode="wrap")
+    def _endpoint_where_one_is(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.endpoint is None:
+            # Certificates of before there were any stay what they are, byte for byte.
+            del data["endpoint"]
+        return data
 
 
 class HarnessResult(Record):

@@ -42,6 +42,23 @@ Record = Annotated[
     typer.Option("--record", help="Beside the reports, propose what starts counted for expected.yaml."),
 ]
 
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        envvar="BI_HARNESS_ENDPOINT",
+        help="Certify this running server: its URL (key in BI_HARNESS_API_KEY).",
+    ),
+]
+ControlEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--control-endpoint",
+        envvar="BI_HARNESS_CONTROL_ENDPOINT",
+        help="Its control, a server with invariance off; one is started here by default.",
+    ),
+]
+
 
 def run(
     device: Device = "auto",
@@ -55,6 +72,8 @@ def run(
     layers: Layers = None,
     seed: Seed = 0,
     engine_python: EnginePython = None,
+    endpoint: Endpoint = None,
+    control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
     record: Record = False,
     models_file: ModelsFile = None,
@@ -63,6 +82,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the checks on real vLLM engines and write a certificate with its reports.
+
+    With --endpoint, the online suite asks a server that is running already. Its invariance mode and
+    configuration are not verified, and the verdict says so.
 
     Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
     the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
@@ -91,6 +113,8 @@ def run(
             layers=layers,
             seed=seed,
             engine_python=engine_python,
+            endpoint=endpoint,
+            control_endpoint=control_endpoint,
         ),
         load_spec(paths.models, paths.hardware, paths.suites),
     )

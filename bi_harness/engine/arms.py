@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from bi_harness.certificate.records import BatchReached, Needed
 from bi_harness.compare.evidence import Arm
 from bi_harness.compare.observations import Observations
-from bi_harness.engine.client import EngineClient
+from bi_harness.engine.client import Burst
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
-from bi_harness.workload.requests import Request
+from bi_harness.workload.requests import Limits, Member, Request
+
+
+class Generates(Protocol):
+    """What runs bursts: an engine's client, or a server's."""
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[int | Member]],
+        *,
+        timeout_s: float,
+        progress: Callable[[int, int], None] = ...,
+        limits: Limits | None = ...,
+    ) -> Burst:
+        """See ``EngineClient.generate``."""
 
 
 class References:
@@ -68,7 +84,7 @@ class References:
 
 
 def run_arm(
-    engine: EngineClient,
+    engine: Generates,
     plan: ArmPlan,
     *,
     timeout_s: float,

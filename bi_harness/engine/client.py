@@ -17,6 +17,7 @@ from typing import Any
 
 from bi_harness.compare.observations import Observations
 from bi_harness.engine import process, protocol
+from bi_harness.engine.answers import in_api_order
 from bi_harness.engine.config import EngineConfig
 from bi_harness.engine.protocol import ProtocolError, StepSummary
 from bi_harness.engine.site import make_site
@@ -218,8 +219,9 @@ class EngineClient:
             observations = Observations(
                 *(protocol.decode_array(arrays[name]) for name in ("tokens", "lengths", "ids", "logprobs"))
             )
+            observations = observations.reordered(row_order(requests, order))
             return Burst(
-                observations=observations.reordered(row_order(requests, order)),
+                observations=in_api_order(observations) if self.config.api_order else observations,
                 steps=tuple(StepSummary(**s) for s in message["steps"]),
                 generate_s=float(message["generate_s"]),
             )
@@ -331,10 +333,15 @@ class EngineClient:
         return f" (of {size} data parallel ranks, {', '.join(map(str, missing))} did not come up)"
 
     def _explain(self, what: str, error: str | None) -> str:
-        tail = log_tail(self.log)
-        memory = "it ran out of memory: " if _OUT_OF_MEMORY.search(f"{error or ''}\n{tail}") else ""
-        detail = error or last_error_line(tail)
-        return f"the {self.config.arm} engine {what}: {memory}{detail or 'its log says nothing'}"
+        return explain(f"the {self.config.arm} engine {what}", error, self.log)
+
+
+def explain(what: str, error: str | None, log: Path) -> str:
+    """What became of an engine, in one sentence: its own error, else the last one in its log."""
+    tail = log_tail(log)
+    memory = "it ran out of memory: " if _OUT_OF_MEMORY.search(f"{error or ''}\n{tail}") else ""
+    detail = error or last_error_line(tail)
+    return f"{what}: {memory}{detail or 'its log says nothing'}"
 
 
 def row_order(requests: Sequence[Request], order: Sequence[int]) -> list[int]:

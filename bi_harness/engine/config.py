@@ -16,9 +16,12 @@ from bi_harness.workload.checkpoint import spec_digest
 if TYPE_CHECKING:
     from bi_harness.spec.hardware import DeviceSpec
     from bi_harness.spec.models import ModelSpec
-    from bi_harness.spec.suites import CheckSpec, SpeculationSpec, SuiteSpec
+    from bi_harness.spec.suites import CheckSpec, Interface, SpeculationSpec, SuiteSpec
 
 ArmName = Literal["treatment", "control"]
+
+CHAT_ROOM = 64
+"""Tokens that a chat template may put around a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class EngineConfig:
         draft: spec of the synthetic draft to make; ``None`` for none, or a named one.
         env: the whole environment of the process.
         room_for_two: whether the other arm's engine may be up at the same time.
+        interface: how it is driven.
+        api_order: whether observations are in the order of ``engine.answers``, as a server's must be.
     """
 
     arm: ArmName
@@ -50,6 +55,8 @@ class EngineConfig:
     draft: Mapping[str, Any] | None
     env: Mapping[str, str]
     room_for_two: bool
+    interface: Interface = "library"
+    api_order: bool = False
 
     def for_worker(self) -> dict[str, Any]:
         """What the worker reads; the environment is already around it."""
@@ -176,6 +183,9 @@ def engine_config(
     )
     layers = model.layers if settings.layers is None else settings.layers
     max_model_len += max((_room_to_draft(c.speculation) for c in suite.checks), default=0)
+    interface = (check.interface if check is not None else None) or suite.interface
+    if suite.interface == "server":
+        max_model_len += CHAT_ROOM
     kv_bytes = kv_cache_bytes(
         model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
     )
@@ -190,7 +200,7 @@ def engine_config(
         "attention_config": {"backend": cell.backend},
         "seed": 0,
         # Prompts are token ids and nothing is turned into text: the bits are the ids and the logprobs.
-        "skip_tokenizer_init": True,
+        **({"skip_tokenizer_init": True} if interface == "library" else {}),
         "disable_log_stats": True,
         "trust_remote_code": model.trust_remote_code,
         **({"kv_cache_memory_bytes": kv_bytes} if kv_bytes is not None else {}),
@@ -218,11 +228,18 @@ def engine_config(
     if arm == "control":
         # A fault is planted in what is tested; stock vLLM is the same with and without.
         env.pop(PLANT_VARIABLE, None)
-    if cell.tp == cell.dp == 1:
+    if interface == "server":
+        # The server's own methods to look into its workers. It answers on loopback, to one key.
+        env["VLLM_SERVER_DEV_MODE"] = "1"
+    elif cell.tp == cell.dp == 1:
         # One process is the engine: its death is the engine's death, and its scheduler is at hand.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    elif device.kind == "cpu":
-        _share_cores(cell, settings.cores, llm, env)
+    if device.kind == "cpu" and (suite.interface == "server" or cell.tp * cell.dp > 1):
+        # A server's engine waits for its threads by spinning, and what takes requests has none to run on but
+        # theirs: measured on two cores, a streamed step then takes 100 ms in place of 10. vLLM itself leaves
+        # a core to it. Its offline counterpart has as many threads.
+        spare = cell.dp if suite.interface == "server" else 0
+        _share_cores(cell, settings.cores - spare, llm, env)
     if checkpoint is not None:
         env["HF_HUB_OFFLINE"] = "1"
     plugins = env.get("VLLM_PLUGINS")
@@ -242,6 +259,8 @@ def engine_config(
         else None,
         draft=draft,
         env=env,
+        interface=interface,
+        api_order=suite.interface == "server",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -43,6 +44,29 @@ def provenance() -> dict[str, Any]:
         "engine_python": platform.python_version(),
         "packages": _versions(),
     }
+
+
+def devices() -> list[dict[str, Any]]:
+    """Name and capability of each GPU that this process sees; empty without CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+
+
+def hub_commit(model: str, revision: str | None) -> str | None:
+    """``gitCommit:...`` of the repository's snapshot that was loaded, as the hub's cache names it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    return f"gitCommit:{Path(found).parent.name}" if isinstance(found, str) else None
 
 
 def _vllm() -> dict[str, Any]:

@@ -20,6 +20,8 @@ from typing import IO, Any
 import numpy as np
 
 from bi_harness.engine import protocol, step_limits
+from bi_harness.engine.effective import Refused, gather_workers, refuse_other, refuse_platform, settings
+from bi_harness.engine.facts import devices, hub_commit, provenance
 from bi_harness.engine.offline import OfflineEngine
 from bi_harness.engine.online import OnlineEngine
 from bi_harness.engine.orphan import die_with_parent
@@ -31,10 +33,6 @@ Engine = OfflineEngine | OnlineEngine
 
 _bursts: list[int] = []
 """How large those were that this process has served."""
-
-
-class Refused(Exception):
-    """The engine that came up is not the one that was asked for."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,8 +60,6 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
         traceback.print_exc()
         say({"event": "failed", "error": _one_line(error)})
         return 1
-    from bi_harness.engine.facts import provenance
-
     say(
         {
             "event": "ready",
@@ -101,12 +97,7 @@ def _start(config: dict[str, Any]) -> tuple[Engine, dict[str, Any]]:
     import vllm
     from vllm.platforms import current_platform
 
-    platform = current_platform.device_type
-    if platform != config["platform"]:
-        raise Refused(
-            f"vLLM {vllm.__version__} of {sys.executable} runs on {platform!r}, not on "
-            f"{config['platform']!r}: install the engine that fits the device"
-        )
+    refuse_platform(current_platform.device_type, config, vllm=vllm.__version__, python=sys.executable)
     checkpoint = _checkpoint(config)
     if config.get("draft") is not None:
         from bi_harness.workload.checkpoint import ensure
@@ -118,32 +109,12 @@ def _start(config: dict[str, Any]) -> tuple[Engine, dict[str, Any]]:
 
         made = adapters.make(config["adapters"], Path(os.environ[STEP_LOG_VARIABLE]).parent)
     engine = _make(config, made)
-    effective = {**_effective(engine, config), "checkpoint": checkpoint or _hub_commit(config["llm"])}
-    if effective["invariance"] != config["invariance"]:
-        raise Refused(
-            f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
-            "vLLM did not take the setting"
-        )
-    if effective.get("planted_fault") != (os.environ.get(PLANT_VARIABLE) or None):
-        raise Refused(
-            f"{PLANT_VARIABLE}={os.environ.get(PLANT_VARIABLE, '')} is set, and planted is "
-            f"{effective.get('planted_fault') or 'nothing'}: see the engine's log"
-        )
-    strangers = [d for d in effective["devices"] if d["capability"] != config["capability"]]
-    if config["capability"] and (strangers or not effective["devices"]):
-        raise Refused(
-            f"asked for GPUs of capability {config['capability']}, and the engine has {strangers or 'none'}"
-        )
-    asked = config["llm"].get("attention_config", {}).get("backend")
-    got = effective["attention_backends"]
-    if asked and set(got) != {asked}:
-        raise Refused(f"asked for attention backend {asked}, and the engine took {got or 'none'}")
-    compiled = effective["compilation_mode"] != "NONE"
-    if compiled == config["llm"]["enforce_eager"]:
-        raise Refused(
-            f"asked for {'eager' if config['llm']['enforce_eager'] else 'compile'} mode, and the engine runs "
-            f"compilation mode {effective['compilation_mode']}"
-        )
+    llm = config["llm"]
+    effective = {
+        **_effective(engine, config),
+        "checkpoint": checkpoint or hub_commit(llm["model"], llm.get("revision")),
+    }
+    refuse_other(effective, config, os.environ.get(PLANT_VARIABLE) or None)
     return engine, effective
 
 
@@ -165,53 +136,22 @@ def _checkpoint(config: dict[str, Any]) -> str | None:
     return checkpoint_digest(folder) if folder.is_dir() else None
 
 
-def _hub_commit(llm: dict[str, Any]) -> str | None:
-    """``gitCommit:...`` of the repository's snapshot that was loaded, as the hub's cache names it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(llm["model"], "config.json", revision=llm.get("revision"))
-    return f"gitCommit:{Path(found).parent.name}" if isinstance(found, str) else None
-
-
 def _effective(engine: Engine, config: dict[str, Any]) -> dict[str, Any]:
     import torch
     import vllm
 
-    vllm_config = engine.vllm_config
-    answers = engine.collective_rpc("bi_harness_effective")
-    # What is a worker's own: everything else must be the same in all of them.
-    ranks = [(answer.pop("dp_rank"), answer.pop("tp_rank")) for answer in answers]
-    parallel = vllm_config.parallel_config
-    expected = parallel.tensor_parallel_size * parallel.data_parallel_size
-    if len(set(ranks)) != expected:
-        raise Refused(f"{expected} workers were asked for, and {len(set(ranks))} answered: {sorted(ranks)}")
-    if any(answer["invariance_by"] != answers[0]["invariance_by"] for answer in answers):
-        raise Refused("invariance is not the same in all workers")
-    if len({answer.get("planted_fault") for answer in answers}) > 1:
-        raise Refused("a fault is planted in some of the workers")
+    told = settings(engine.vllm_config)
+    workers = gather_workers(
+        engine.collective_rpc("bi_harness_effective"),
+        told["tensor_parallel_size"] * told["data_parallel_size"],
+    )
     return {
         "vllm": vllm.__version__,
         "torch": torch.__version__,
         "platform": config["platform"],
-        "enforce_eager": bool(vllm_config.model_config.enforce_eager),
-        "dtype": str(vllm_config.model_config.dtype).removeprefix("torch."),
-        "quantization": vllm_config.model_config.quantization,
-        "max_model_len": vllm_config.model_config.max_model_len,
-        "max_num_seqs": vllm_config.scheduler_config.max_num_seqs,
-        "max_num_batched_tokens": vllm_config.scheduler_config.max_num_batched_tokens,
-        "lora": vllm_config.lora_config is not None,
-        "block_size": vllm_config.cache_config.block_size,
-        "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
-        "tensor_parallel_size": parallel.tensor_parallel_size,
-        "data_parallel_size": parallel.data_parallel_size,
-        "custom_all_reduce": not parallel.disable_custom_all_reduce,
-        **_speculation(vllm_config),
-        "logprobs_mode": str(vllm_config.model_config.logprobs_mode),
-        "invariance": bool(answers[0]["invariance_by"]),
-        **answers[0],
-        "workers": len(answers),
-        "workers_agree": all(answer == answers[0] for answer in answers),
-        "devices": _devices(),
+        **told,
+        **workers,
+        "devices": devices(),
     }
 
 
@@ -224,28 +164,6 @@ def _startup(engine: Engine) -> list[dict[str, Any]]:
     if isinstance(engine, OnlineEngine):
         raise Refused("a data parallel engine does not tell what the start of each rank counted")
     return engine.collective_rpc("bi_harness_startup")
-
-
-def _speculation(vllm_config: Any) -> dict[str, Any]:
-    """What drafts, as vLLM has it; nothing without speculative decoding."""
-    config = vllm_config.speculative_config
-    if config is None:
-        return {}
-    return {"speculation": {"method": str(config.method), "tokens": config.num_speculative_tokens}}
-
-
-def _devices() -> list[dict[str, Any]]:
-    import torch
-
-    if not torch.cuda.is_available():
-        return []
-    return [
-        {
-            "name": torch.cuda.get_device_name(i),
-            "capability": ".".join(map(str, torch.cuda.get_device_capability(i))),
-        }
-        for i in range(torch.cuda.device_count())
-    ]
 
 
 def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:

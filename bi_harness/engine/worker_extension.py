@@ -69,6 +69,37 @@ class Readback:
         """What this worker's process counted up to now, see ``startup_counters.read``."""
         return startup_counters.read(self.vllm_config)  # type: ignore[attr-defined]
 
+    def bi_harness_server(self) -> dict[str, Any]:
+        """All that a server cannot be asked for over HTTP, for its client on the same host: what
+        ``bi_harness_effective`` tells, vLLM's configuration as this worker has it, devices and versions. Left
+        in ``server-*.json``; the answer itself holds nothing."""
+        import torch
+        import vllm
+        from vllm.platforms import current_platform
+
+        from bi_harness.engine import facts
+        from bi_harness.engine.effective import settings
+
+        config = self.vllm_config  # type: ignore[attr-defined]
+        worker = self.bi_harness_effective()
+        model = config.model_config
+        told = {
+            "worker": worker,
+            "settings": settings(config),
+            "platform": current_platform.device_type,
+            "vllm": vllm.__version__,
+            "torch": torch.__version__,
+            "devices": facts.devices(),
+            "provenance": facts.provenance(),
+            # A folder has a digest, which was taken before the start.
+            "hub_commit": None
+            if Path(model.model).is_dir()
+            else facts.hub_commit(model.model, model.revision),
+        }
+        path = Path(os.environ[STEP_LOG_VARIABLE]) / f"server-{worker['dp_rank']}-{worker['tp_rank']}.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+        return {}
+
 
 def _nvfp4(model: Any) -> dict[str, Any]:
     """The NVFP4 kernels by layer count, of linear layers and of experts; nothing without such layers."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 from bi_harness.invariance.faults import registry
 
@@ -21,7 +23,8 @@ def register() -> None:
     """
     from bi_harness.engine import step_probe
 
-    if folder := os.environ.get(step_probe.STEP_LOG_VARIABLE):
+    folder = os.environ.get(step_probe.STEP_LOG_VARIABLE)
+    if folder:
         step_probe.install(folder)
     if os.environ.get(CPU_NVFP4_VARIABLE) == "1":
         from bi_harness.invariance import cpu_nvfp4
@@ -33,3 +36,7 @@ def register() -> None:
         cpu.enable()
     if fault := os.environ.get(registry.PLANT_VARIABLE):
         registry.plant(fault)
+    if folder:
+        # A server answers from a process that no worker can speak for.
+        told = {"planted_fault": registry.planted()}
+        Path(folder, f"plugin-{os.getpid()}.json").write_text(json.dumps(told), encoding="utf-8")

@@ -85,6 +85,23 @@ def _has_draft(model: ModelSpec, check: CheckSpec, *, synthetic: bool) -> bool:
     return name is None or (name in model.drafts and model.drafts[name].fits(synthetic=synthetic))
 
 
+def narrowed(selection: Selection, spec: Spec, suite: str) -> Selection:
+    """The first cell of a suite that runs, with the checks that share the suite's engine: what a server that
+    is running already can be asked. Empty where there is none."""
+    cpu = spec.devices[selection.plan.device].kind == "cpu"
+    for planned in selection.plan.cells:
+        cell = planned.cell
+        names = tuple(
+            name
+            for name in selection.checks[cell.id]
+            if cell.suite == suite and not spec.suites[suite].check(name).own_engine
+        )
+        if names and planned.status == "run":
+            plan = replace(selection.plan, cells=(planned,), units=units_of((planned,), cpu=cpu))
+            return Selection(plan=plan, checks={cell.id: names})
+    return Selection(plan=replace(selection.plan, cells=(), units=()), checks={})
+
+
 def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
     """The checks of a plan that meet ``-k``.
 

@@ -102,7 +102,7 @@ def _print_finding(item: Finding, console: Console) -> None:
 def _banner(statement: Statement, console: Console) -> Panel:
     result = statement.predicate.bi_harness
     style = _VERDICT_STYLES[result.verdict]
-    body = Text.assemble((facts.VERDICT_WORDS[result.verdict], style), "\n")
+    body = Text.assemble((plain(console, facts.verdict_line(statement)), style), "\n")
     power, axes = facts.power_label(statement), facts.axes_label(statement)
     lines = [
         clean(result.why, 1_000),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bi_harness.certificate.records import CheckResult, Status, Verdict
-from bi_harness.certificate.statement import Statement, planted_faults
+from bi_harness.certificate.statement import Statement, planted_faults, unverified
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
 
@@ -22,6 +22,15 @@ VERDICT_WORDS: Final[dict[Verdict, str]] = {
     "NOT_CERTIFIED": "NOT CERTIFIED",
     "INCONCLUSIVE": "INCONCLUSIVE",
 }
+
+
+def verdict_line(statement: Statement) -> str:
+    """The verdict in words; of an endpoint, with what was not verified. It is never shown without that."""
+    result = statement.predicate.bi_harness
+    words = VERDICT_WORDS[result.verdict]
+    endpoint = result.scope.endpoint
+    return words if endpoint is None else f"{words} ({clean(unverified(endpoint), 400)})"
+
 
 UNKNOWN: Final = "unknown"
 
@@ -139,6 +148,13 @@ def caveats(statement: Statement) -> tuple[str, ...]:
     found += [
         f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted_faults(result.effective)
     ]
+    if endpoint := result.scope.endpoint:
+        control = endpoint.control or "a server that bi-harness started with invariance off"
+        found.append(
+            f"Not verified: {clean(unverified(endpoint), 400)}. What the report says of device, backend, "
+            f"mode, weights and parallel sizes is of the control ({clean(control, 200)}), or was asked for; "
+            "batches were seen in the endpoint's own /metrics."
+        )
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
     if result.scope.weights == "synthetic" or any(

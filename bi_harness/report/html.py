@@ -55,7 +55,7 @@ def _context(statement: Statement) -> dict[str, Any]:
     matrix = build_matrix(result.checks)
     have = facts.status_counts(statement)
     return {
-        "verdict": facts.VERDICT_WORDS[result.verdict],
+        "verdict": facts.verdict_line(statement),
         "verdict_class": result.verdict.lower().replace("_", "-"),
         "verdict_symbol": VERDICT_SYMBOLS[result.verdict],
         "why": text.clean(result.why, 1_000),

@@ -59,6 +59,8 @@ def _suite(statement: Statement, name: str) -> TestSuite:
     suite.add_property("device", _name(facts.device_id(statement)))
     suite.add_property("vllm", _name(facts.vllm_version(statement)))
     suite.add_property("verdict", result.verdict)
+    if result.scope.endpoint is not None:
+        suite.add_property("verdict_line", xml_text(facts.verdict_line(statement)))
     suite.add_property("run_id", _name(result.run_id))
     suite.add_property("scope", xml_text(facts.scope_label(statement)))
     suite.add_property("weights", xml_text(facts.weights_label(statement)))

@@ -70,7 +70,7 @@ def _render(statement: Statement, listed: int) -> str:
 
 def _head(statement: Statement) -> str:
     result = statement.predicate.bi_harness
-    title = f"{_VERDICT_SYMBOLS[result.verdict]} {facts.VERDICT_WORDS[result.verdict]}"
+    title = f"{_VERDICT_SYMBOLS[result.verdict]} {escape(facts.verdict_line(statement), 500)}"
     head = (
         ("vLLM", facts.vllm_version(statement)),
         ("scope", facts.scope_label(statement)),

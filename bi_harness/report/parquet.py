@@ -66,6 +66,8 @@ SCHEMA: Final = pa.schema(
         pa.field("vllm_version", _TEXT, nullable=False),
         pa.field("profile", _TEXT, nullable=False),
         pa.field("weights", _TEXT, nullable=False),
+        # Of a server whose invariance mode and configuration nobody verified; null for engines of ours.
+        pa.field("endpoint", _TEXT),
         pa.field("layers", _INT),
         pa.field("seed", _INT, nullable=False),
         pa.field("device", _TEXT, nullable=False),
@@ -109,6 +111,7 @@ def _row(statement: Statement, check: CheckResult) -> dict[str, Any]:
         "vllm_version": facts.vllm_version(statement),
         "profile": result.scope.profile,
         "weights": result.scope.weights,
+        "endpoint": result.scope.endpoint.url if result.scope.endpoint is not None else None,
         "layers": _whole(result.scope.layers),
         "seed": _whole(result.scope.seed),
         "device": cell.device or facts.device_id(statement),

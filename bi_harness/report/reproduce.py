@@ -8,6 +8,7 @@ from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import Statement
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.facts import device_id
+from bi_harness.report.text import clean
 
 
 def reproduce_command(statement: Statement, check: CheckResult) -> str:
@@ -21,6 +22,10 @@ def reproduce_command(statement: Statement, check: CheckResult) -> str:
     if cell.well_formed:
         argv += ["--model", cell.model, "--suite", cell.suite, "--backend", cell.backend, "--mode", cell.mode]
     argv += ["--profile", scope.profile, "--weights", scope.weights]
+    if scope.endpoint is not None:
+        argv += ["--endpoint", clean(scope.endpoint.url, 400)]
+        if scope.endpoint.control is not None:
+            argv += ["--control-endpoint", clean(scope.endpoint.control, 400)]
     if scope.layers is not None:
         argv += ["--layers", _exact(scope.layers)]
     argv += ["--seed", _exact(scope.seed), "-k", check.check]

@@ -36,6 +36,8 @@ class Context:
         journal: the file that events are appended to.
         model_cache: folder of checkpoints made on the spot.
         control: whether the control runs. Without it no check passes.
+        endpoint: a running server that is the treatment; ``None`` for one that is started.
+        control_endpoint: the same for the control.
         cores: the CPU cores that the unit and its engines keep to; empty for all.
     """
 
@@ -56,6 +58,8 @@ class Context:
     journal: str
     model_cache: str
     control: bool = True
+    endpoint: str | None = None
+    control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
 
     def write(self, path: Path) -> None:

@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from bi_harness.certificate.events import EngineReady, Event
 from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.engine.client import EngineClient, Ready
 from bi_harness.engine.config import ArmName, EngineConfig, EngineSettings, engine_config
+from bi_harness.engine.endpoint import EndpointClient, without_keys
+from bi_harness.engine.server import ServerClient, Speaking
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.caches import share_model_infos
@@ -24,9 +27,16 @@ from bi_harness.workload.plan import Workload, plan_workload
 ARMS: tuple[ArmName, ArmName] = ("treatment", "control")
 
 
+Client = EngineClient | ServerClient | EndpointClient
+"""An engine, however it is driven."""
+
+Driven = Client | Speaking
+"""The same, or a server that is spoken to in one way."""
+
+
 @dataclass
 class _Slot:
-    client: EngineClient
+    client: Client
     label: str = ""
     ready: Ready | None = None
 
@@ -67,7 +77,7 @@ class Engines:
             seed=self._context.seed,
         )
 
-    def get(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> EngineClient:
+    def get(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> Client:
         """The engine that serves ``cell``, ready.
 
         An engine that failed is not started again: what it left undone is an error, never a second chance.
@@ -90,7 +100,7 @@ class Engines:
                     self._spawn(cell, name, check)
         return self._ready(cell, arm, slot, key.check)
 
-    def restart(self, cell: Cell, arm: ArmName) -> EngineClient:
+    def restart(self, cell: Cell, arm: ArmName) -> Client:
         """End the engine that the checks share, and start the same in a new process.
 
         Raises:
@@ -133,7 +143,8 @@ class Engines:
         slot = self._slots.get(arm)
         if slot is None:
             raise RuntimeError(f"no {arm} engine of {cell.id} was begun")
-        client = self._ready(cell, arm, slot, slot.label)
+        # A check that starts its own engines does so through the library.
+        client = cast("EngineClient", self._ready(cell, arm, slot, slot.label))
         assert slot.ready is not None
         return client, slot.ready.start_s
 
@@ -147,10 +158,10 @@ class Engines:
         slot = self._slots.get(arm)
         return slot is not None and slot.client.config.room_for_two
 
-    def failed(self, client: EngineClient, error: EngineError) -> None:
+    def failed(self, client: Driven, error: EngineError) -> None:
         """Note that an engine failed in a check, so that later checks on it are errors too; end it."""
         for arm, slot in list(self._slots.items()):
-            if slot.client is client:
+            if slot.client is (client.whole if isinstance(client, Speaking) else client):
                 self._fail(arm, slot, EngineError(f"an earlier check ended its engine: {error}"))
 
     def log(self) -> str | None:
@@ -194,7 +205,7 @@ class Engines:
         del self._slots[arm]
         slot.client.close()
 
-    def _ready(self, cell: Cell, arm: ArmName, slot: _Slot, engine: str) -> EngineClient:
+    def _ready(self, cell: Cell, arm: ArmName, slot: _Slot, engine: str) -> Client:
         if slot.ready:
             return slot.client
         try:
@@ -203,7 +214,6 @@ class Engines:
             self._fail(arm, slot, error)
             raise
         slot.ready = ready
-        checkpoint = ready.effective.get("checkpoint")
         assert self._key is not None
         self._emit(
             EngineReady(
@@ -211,13 +221,17 @@ class Engines:
                 arm=EffectiveArm(
                     unit=self._key.unit, arm=arm, config=ready.effective, start_s=ready.start_s, engine=engine
                 ),
-                provenance={
-                    **ready.provenance,
-                    "checkpoints": {cell.model: checkpoint} if checkpoint else {},
-                },
+                provenance=self._provenance(cell, arm, ready),
             )
         )
         return slot.client
+
+    def _provenance(self, cell: Cell, arm: ArmName, ready: Ready) -> dict[str, Any]:
+        if self._context.endpoint is not None and arm == "control":
+            # A certificate of a running server is not about the vLLM and the weights of its control.
+            return {"control": ready.provenance}
+        checkpoint = ready.effective.get("checkpoint")
+        return {**ready.provenance, "checkpoints": {cell.model: checkpoint} if checkpoint else {}}
 
     def _spawn(
         self,
@@ -247,7 +261,7 @@ class Engines:
                 model_cache=context.model_cache,
                 compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
                 shared_cache=str(shared),
-                environment=dict(os.environ),
+                environment=without_keys(os.environ),
                 cores=len(os.sched_getaffinity(0)),
             ),
             max_num_seqs=max(workload.max_batch for workload in workloads),
@@ -256,10 +270,21 @@ class Engines:
         )
         config = change(config)
         share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
-        client = EngineClient(config, Path(context.folder) / name, Path(context.logs) / f"{name}.log")
+        folder, log = Path(context.folder) / name, Path(context.logs) / f"{name}.log"
+        client: Client
+        if (url := self._endpoint(arm)) is not None:
+            client = EndpointClient(config, url, log, os.environ)
+        elif config.interface == "server":
+            client = ServerClient(config, folder, log)
+        else:
+            client = EngineClient(config, folder, log)
         client.spawn()
         self._slots[arm] = _Slot(client, label)
         return self._slots[arm]
+
+    def _endpoint(self, arm: ArmName) -> str | None:
+        """The running server that is this arm; ``None`` where an engine is started for it."""
+        return self._context.endpoint if arm == "treatment" else self._context.control_endpoint
 
     def _suite(self, cell: Cell) -> SuiteSpec:
         return self._spec.suites[cell.suite]

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -18,17 +18,18 @@ from typing import Any
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
-from bi_harness.certificate.statement import Power, Scope, Statement
+from bi_harness.certificate.statement import EndpointScope, Power, Scope, Statement
 from bi_harness.device.detect import detect
 from bi_harness.device.engine_probe import probe_engine
 from bi_harness.device.facts import HostFacts
 from bi_harness.device.match import match_device
 from bi_harness.engine.config import checkpoint_spec
+from bi_harness.engine.endpoint import endpoint_url
 from bi_harness.errors import NothingToRun, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Unit
 from bi_harness.matrix.expand import expand
-from bi_harness.matrix.select import Selection, select
+from bi_harness.matrix.select import Selection, narrowed, select
 from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import safe_name
@@ -40,6 +41,9 @@ from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.types import Profile, Weights
 from bi_harness.workload.plan import plan_workload
+
+ENDPOINT_SUITE = "online"
+"""The suite whose checks ask nothing of a server but answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class RunOptions:
         command: the command line, for the certificate.
         fault: planted in the treatment (see ``bi_harness.invariance.faults``): never certified.
         control: whether the control runs: without it no check passes.
+        endpoint: base URL of a running server to certify in place of one that is started.
+        control_endpoint: the same for its control.
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
     """
 
@@ -73,6 +79,8 @@ class RunOptions:
     command: Sequence[str] = field(default_factory=lambda: tuple(sys.argv))
     fault: str | None = None
     control: bool = True
+    endpoint: str | None = None
+    control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, str]:
@@ -83,7 +91,8 @@ class RunOptions:
         """The selection flags in use, for the scope."""
         given = {
             "model": self.models,
-            "suite": self.suites,
+            # Of an endpoint there is no other.
+            "suite": self.suites if self.endpoint is None else None,
             "backend": self.backends,
             "mode": self.modes,
         }
@@ -112,11 +121,12 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
         UsageError: no engine, a selection or workload that cannot be, or a suite's damaged self-test.
         NothingToRun: the selection leaves nothing.
     """
+    options = _at_endpoint(options)
     host = detect()
     device = match_device(options.device, spec.devices, host)
     kind = spec.devices[device].kind
     engine = probe_engine(options.engine_python)
-    if engine.vllm_version is None:
+    if engine.vllm_version is None and options.control_endpoint is None:
         raise UsageError(
             f"{engine.executable} has no vLLM: install bi-harness[{kind}] there, or name the interpreter "
             "that has it with --engine-python"
@@ -124,7 +134,7 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     plan = expand(
         spec,
         device,
-        vllm_version=engine.vllm_version,
+        vllm_version=engine.vllm_version or spec.reference(device),
         profile=options.profile,
         weights=options.weights,
         layers=options.layers,
@@ -135,6 +145,8 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
         modes=options.modes,
     )
     selection = select(plan, spec, options.expression)
+    if options.endpoint is not None:
+        selection = narrowed(selection, spec, ENDPOINT_SUITE)
     if not selection.plan.units:
         filters = " ".join(f"{name}={value}" for name, value in options.filters().items())
         skipped = sum(p.status == "skip" for p in selection.plan.cells)
@@ -158,6 +170,32 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
     power = known_power(spec, suites) if options.control else ()
     return Prepared(options, spec, device, host, engine.executable, selection, power)
+
+
+def _at_endpoint(options: RunOptions) -> RunOptions:
+    """The options with the endpoints' URLs as reports show them, and the one suite that asks servers.
+
+    Raises:
+        UsageError: flags that do not go together, or a URL that is none or holds credentials.
+    """
+    if options.endpoint is None:
+        if options.control_endpoint is not None:
+            raise UsageError("--control-endpoint is the control of --endpoint: give that, too")
+        return options
+    if len(options.models or ()) != 1:
+        raise UsageError(
+            "--endpoint needs --model ID, one: which model of models.yaml does it serve? Its vocabulary "
+            "makes the prompts, and its control runs it"
+        )
+    if set(options.suites or ()) - {ENDPOINT_SUITE}:
+        raise UsageError(f"--endpoint: only the suite {ENDPOINT_SUITE} asks servers; leave --suite out")
+    if options.environment().get(PLANT_VARIABLE):
+        raise UsageError(f"--endpoint: {PLANT_VARIABLE} is for engines that bi-harness starts; unset it")
+    url = endpoint_url(options.endpoint)
+    control = endpoint_url(options.control_endpoint) if options.control_endpoint is not None else None
+    if control == url:
+        raise UsageError("--control-endpoint is --endpoint: a control is a server with invariance off")
+    return replace(options, endpoint=url, control_endpoint=control, suites=(ENDPOINT_SUITE,))
 
 
 def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
@@ -255,6 +293,9 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
             },
             layers=options.layers,
             seed=options.seed,
+            endpoint=EndpointScope(url=options.endpoint, control=options.control_endpoint)
+            if options.endpoint is not None
+            else None,
         ),
         plan=tuple(
             PlannedChecks(
@@ -274,6 +315,15 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
 
 def weights_of(model: ModelSpec, options: RunOptions) -> str:
     """What weights run for a model, for a reader of the certificate."""
+    if options.endpoint is not None:
+        known = (
+            "" if options.control_endpoint is not None else f" (its control's: {_weights(model, options)})"
+        )
+        return f"the endpoint's own, not verified{known}"
+    return _weights(model, options)
+
+
+def _weights(model: ModelSpec, options: RunOptions) -> str:
     if checkpoint_spec(model, options.weights, options.layers) is None:
         if model.path is not None:
             return model.path
@@ -316,6 +366,8 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
             control=options.control and not options.environment().get(PLANT_VARIABLE),
+            endpoint=options.endpoint,
+            control_endpoint=options.control_endpoint,
             cores=options.cores,
         ),
         folder=folder,

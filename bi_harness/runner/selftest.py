@@ -61,6 +61,8 @@ CLEAN = {
     "eagle_dp": Clean("llama-eagle-tiny", ("eager",), 5),
     "nvfp4": Clean("qwen3-nvfp4-tiny", ("eager", "compile"), 4),
     "compile_startup": Clean("qwen3-tiny", ("compile",), 5),
+    # Two servers a run, and compiled ones take twice as long to start.
+    "online": Clean("qwen3-tiny", ("eager",), 3),
 }
 """The suites that have planted faults."""
 

@@ -21,11 +21,12 @@ from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName
 from bi_harness.engine.protocol import StepSummary
+from bi_harness.engine.server import Speaking
 from bi_harness.errors import EngineError, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context, SelectedCell
-from bi_harness.runner.engines import Engines, safe_name
+from bi_harness.runner.engines import Client, Driven, Engines, safe_name
 from bi_harness.runner.journal import Journal, now
 from bi_harness.runner.kernel_facts import chosen_kernels, kernels_of
 from bi_harness.runner.starts import Starts
@@ -43,7 +44,7 @@ class SuiteSession:
         self._context = context
         self._journal = journal
         self.engines = Engines(spec, context, journal.write)
-        self._references: dict[EngineClient, References] = {}
+        self._references: dict[Driven, References] = {}
         self._plain: dict[tuple[str, str, ArmName], References] = {}
 
     @staticmethod
@@ -101,7 +102,7 @@ class SuiteSession:
         """Those that run."""
         return ("treatment", "control") if self._context.control else ("treatment",)
 
-    def plain(self, cell: Cell, arm: ArmName) -> EngineClient:
+    def plain(self, cell: Cell, arm: ArmName) -> Client:
         """The engine that the suite's checks share, ready.
 
         Raises:
@@ -109,7 +110,7 @@ class SuiteSession:
         """
         return self.engines.get(cell, arm)
 
-    def engine(self, cell: Cell, path: Path, test: str, arm: ArmName) -> EngineClient:
+    def engine(self, cell: Cell, path: Path, test: str, arm: ArmName) -> Client:
         """The engine of that arm for one check on one cell, ready.
 
         Raises:
@@ -183,7 +184,7 @@ class CheckRecorder:
         *,
         on_plain: bool,
         engines: Engines,
-        references: dict[EngineClient, References],
+        references: dict[Driven, References],
         plain: dict[tuple[str, str, ArmName], References],
         emit: Callable[[Event], None],
         timeout_s: float,
@@ -208,10 +209,10 @@ class CheckRecorder:
 
     def compare(
         self,
-        engine: EngineClient,
+        engine: Driven,
         what: CheckPlan | Workload,
         *,
-        restarted: Callable[[], EngineClient] | None = None,
+        restarted: Callable[[], Driven] | None = None,
     ) -> Evidence:
         """Run every subject alone and then each arm on ``engine``, and compare bit by bit.
 
@@ -229,7 +230,8 @@ class CheckRecorder:
         plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
         course = _Course(self, engine, time.monotonic() + self._timeout_s)
         references = self._references.setdefault(engine, References())
-        if self._on_plain:
+        if self._on_plain and not isinstance(engine, Speaking):
+            # What a server gave in another way of speaking is its own reference, and nobody else's.
             self._plain[self._cell.unit_key, self._cell.suite, arm_name] = references
         alone = references.missing(plan.subjects)
         course.total = sum(len(arm.bursts) for arm in [*plan.arms, *([alone] if alone else ())])
@@ -267,8 +269,8 @@ class CheckRecorder:
         plan: CheckPlan,
         *,
         arms: Sequence[ArmName],
-        plain: Callable[[ArmName], EngineClient],
-        own: Callable[[ArmName], EngineClient],
+        plain: Callable[[ArmName], Driven],
+        own: Callable[[ArmName], Driven],
     ) -> None:
         """Run every subject alone on the engine that the suite's checks share, then each arm on the check's
         own, which is another one (it speculates, say), and compare bit by bit.
@@ -346,7 +348,7 @@ class CheckRecorder:
         """Say how far the check is."""
         self._emit(CheckProgress(time=now(), cell=self._cell.id, check=self._name, arm=arm, done=done, of=of))
 
-    def failed(self, engine: EngineClient, error: EngineError) -> None:
+    def failed(self, engine: Driven, error: EngineError) -> None:
         """An engine failed in the check."""
         self._engines.failed(engine, error)
 
@@ -426,7 +428,7 @@ class _Course:
     """The arms of one comparison, one after the other, within one limit of time."""
 
     recorder: CheckRecorder
-    engine: EngineClient
+    engine: Driven
     deadline: float
     total: int = 0
     done: int = 0

@@ -60,6 +60,14 @@ class SpeculationSpec(SpecModel):
         return self
 
 
+Interface = Literal["library", "server"]
+"""How an engine is driven: as a Python library, or as ``vllm serve`` over HTTP."""
+
+EngineKind = tuple[dict[str, Any], int, SpeculationSpec | None, Interface | None]
+SHARED: EngineKind = ({}, 0, None, None)
+"""The engine that a suite's checks share."""
+
+
 class CheckSpec(SpecModel):
     """One check.
 
@@ -73,6 +81,7 @@ class CheckSpec(SpecModel):
             own; those of its neighbours in the list that have the same share them.
         adapters: how many LoRA adapters are made for its engines.
         speculation: of its engines; ``None`` for none. A model without the draft does not have the check.
+        interface: of its engines, where it is another than the suite's.
         summary: one sentence for reports.
     """
 
@@ -84,17 +93,18 @@ class CheckSpec(SpecModel):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapters: Number = 0
     speculation: SpeculationSpec | None = None
+    interface: Interface | None = None
     summary: Text
 
     @property
-    def engine(self) -> tuple[dict[str, Any], int, SpeculationSpec | None]:
+    def engine(self) -> EngineKind:
         """What its engines have that the suite's others have not: checks that agree in it share them."""
-        return self.engine_args, self.adapters, self.speculation
+        return self.engine_args, self.adapters, self.speculation, self.interface
 
     @property
     def own_engine(self) -> bool:
         """Whether it needs an engine other than the one that the suite's checks share."""
-        return self.engine != ({}, 0, None)
+        return self.engine != SHARED
 
 
 class TimeoutsSpec(SpecModel):
@@ -118,6 +128,7 @@ class SuiteSpec(SpecModel):
         engine: ``shared``: its cells can share an engine with other shared suites; ``own``: never.
         modes: the modes it makes sense in.
         data_parallel: whether it makes sense with several data parallel ranks, too.
+        interface: how its engines are driven.
         checks: its checks, in the order they run.
         timeouts: see there.
         engine_args: arguments of ``vllm.LLM``, over the device's.
@@ -131,6 +142,7 @@ class SuiteSpec(SpecModel):
     engine: Literal["shared", "own"]
     modes: Modes = ("eager", "compile")
     data_parallel: Flag = False
+    interface: Interface = "library"
     checks: tuple[CheckSpec, ...] = Field(min_length=1)
     timeouts: TimeoutsSpec
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -141,7 +153,7 @@ class SuiteSpec(SpecModel):
     def _own_engines_last(self) -> SuiteSpec:
         kinds = [check.engine for check in self.checks]
         starts = [kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
-        if ({}, 0, None) in starts[1:] or any(kind in starts[:i] for i, kind in enumerate(starts)):
+        if SHARED in starts[1:] or any(kind in starts[:i] for i, kind in enumerate(starts)):
             raise ValueError(
                 "checks that need the same engine must follow each other, those of the shared one first: "
                 "else its engines would be started twice"

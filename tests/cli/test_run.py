@@ -55,6 +55,24 @@ MISTAKES: dict[str, tuple[list[str], ExitCode, str]] = {
     "unknown backend": (["--backend", "CPU_ATN"], ExitCode.USAGE, 'Did you mean "CPU_ATTN"?'),
     "unknown mode": (["--mode", "eagr"], ExitCode.USAGE, "eagr"),
     "unknown profile": (["-p", "smok"], ExitCode.USAGE, "smok"),
+    "an endpoint and no model": (["--endpoint", "http://h"], ExitCode.USAGE, "--endpoint needs --model ID"),
+    "an endpoint and another suite": (
+        ["--endpoint", "http://h", "-m", "tiny", "-s", "core"],
+        ExitCode.USAGE,
+        "only the suite online asks servers",
+    ),
+    "no url": (["--endpoint", "h:80", "-m", "tiny"], ExitCode.USAGE, "give a URL"),
+    "a password in a url": (
+        ["--endpoint", "http://me:secret@h", "-m", "tiny"],
+        ExitCode.USAGE,
+        "neither a name nor a password",
+    ),
+    "a control of nothing": (["--control-endpoint", "http://h"], ExitCode.USAGE, "give that, too"),
+    "a control of itself": (
+        ["--endpoint", "http://h/v1", "--control-endpoint", "http://h", "-m", "tiny"],
+        ExitCode.USAGE,
+        "a control is a server with invariance off",
+    ),
     "unknown flag": (["--no-such-flag"], ExitCode.USAGE, "--no-such-flag"),
     "layers of its own weights": (
         ["-m", "org", "--layers", "2"],

@@ -374,3 +374,51 @@ def test_ranks_on_gpus_are_left_to_vllm(spec: Spec) -> None:
     made = config(spec, dp=2, cores=4)
     assert not {"OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(made.env)
     assert "distributed_executor_backend" not in made.llm
+
+
+def of_server(spec: Spec, check: str = "completions", **changes: Any) -> EngineConfig:
+    suite = spec.suites["online"]
+    device = changes.pop("device", "cpu")
+    model, backend = ("qwen3-tiny", "CPU_ATTN") if device == "cpu" else ("qwen3-1.7b", "FLASH_ATTN")
+    dp = changes.pop("dp", 1)
+    return engine_config(
+        Cell(device, model, backend, 1, dp, "eager", "online"),
+        changes.pop("arm", "treatment"),
+        model=spec.models[model],
+        device=spec.devices[device],
+        suite=suite,
+        settings=settings(**changes),
+        max_num_seqs=64,
+        max_model_len=625,
+        check=suite.check(check) if suite.check(check).own_engine else None,
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu", "h200"])
+def test_a_server_has_a_tokenizer_and_lets_its_workers_be_asked(spec: Spec, device: str) -> None:
+    found = of_server(spec, device=device)
+    assert (found.interface, found.api_order) == ("server", True)
+    assert "skip_tokenizer_init" not in found.llm
+    assert found.env["VLLM_SERVER_DEV_MODE"] == "1"
+    assert found.llm["max_model_len"] == 625 + 64, "with room for a chat template"
+    assert ("OMP_NUM_THREADS" in found.env) == (device == "cpu")
+
+
+def test_its_offline_counterpart_differs_in_the_interface_alone(spec: Spec) -> None:
+    server, library = of_server(spec), of_server(spec, "offline_online")
+    assert (library.interface, library.api_order) == ("library", True)
+    assert "VLLM_SERVER_DEV_MODE" not in library.env
+    differing = {k for k in {**server.llm, **library.llm} if server.llm.get(k) != library.llm.get(k)}
+    assert differing == {"skip_tokenizer_init"}
+    assert server.env["OMP_NUM_THREADS"] == library.env["OMP_NUM_THREADS"] == "3", "of four cores"
+    assert server.checkpoint == library.checkpoint
+
+
+def test_a_servers_ranks_share_the_cores(spec: Spec) -> None:
+    found = of_server(spec, dp=2)
+    assert (found.env["OMP_NUM_THREADS"], found.llm["data_parallel_size"]) == ("1", 2)
+
+
+def test_the_other_suites_engines_are_driven_as_a_library(spec: Spec) -> None:
+    found = config(spec)
+    assert (found.interface, found.api_order, found.llm["max_model_len"]) == ("library", False, 924)

@@ -23,6 +23,8 @@ WORKER_SIDE = [
     "bi_harness.engine.step_probe",
     "bi_harness.engine.worker_extension",
     "bi_harness.engine.facts",
+    "bi_harness.engine.effective",
+    "bi_harness.engine.serve",
     "bi_harness.engine.protocol",
     "bi_harness.invariance",
     "bi_harness.invariance.plugin",

@@ -13,8 +13,8 @@ from bi_harness.errors import SpecError, UsageError
 from bi_harness.matrix.cells import Cell
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.expression import compile_expression
-from bi_harness.matrix.select import checks_of, select
-from bi_harness.spec.load import Spec
+from bi_harness.matrix.select import checks_of, narrowed, select
+from bi_harness.spec.load import Spec, default_paths, load_spec
 from bi_harness.spec.types import PROFILES
 from tests.spec.small import Files
 
@@ -244,3 +244,15 @@ def test_a_selection_is_a_subset(expression: str) -> None:
     assert set(chosen.plan.cells) <= set(whole.cells)
     assert {unit.id for unit in chosen.plan.units} <= {unit.id for unit in whole.units}
     assert all(chosen.checks.values())
+
+
+def test_what_a_running_server_can_be_asked() -> None:
+    paths = default_paths()
+    shipped = load_spec(paths.models, paths.hardware, paths.suites)
+    plan = expand(shipped, "cpu", vllm_version="0.32.0", profile="nightly", models=["qwen3-tiny"])
+    found = narrowed(select(plan, shipped), shipped, "online")
+    (cell,) = found.plan.cells
+    assert (cell.cell.mode, cell.cell.dp, cell.cell.suite) == ("eager", 1, "online")
+    assert found.checks == {cell.cell.id: ("completions", "streaming", "chat")}
+    assert [unit.cells for unit in found.plan.units] == [(cell.cell,)]
+    assert narrowed(select(plan, shipped, "needle"), shipped, "online").plan.units == ()

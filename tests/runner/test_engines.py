@@ -554,3 +554,55 @@ def test_where_two_do_not_fit_the_other_arms_ends_first(files: Files, world: Wor
     assert not engines.room_for_two(GPU, "treatment")
     engines.begin(GPU, "control", "cold", into(str(files.root / "c")))
     assert world.up == {"control-cold"}
+
+
+class Remote(Fake):
+    """An ``EndpointClient`` without a server."""
+
+    def __init__(self, config: EngineConfig, url: str, log: Path, environ: Any) -> None:
+        super().__init__(config, log.with_name(f"eager-{url}"), log)
+
+
+class Served(Fake):
+    """A ``ServerClient`` without a server."""
+
+    def spawn(self) -> None:
+        super().spawn()
+        self.world.done[-1] += " as a server"
+
+
+def test_a_suites_interface_says_what_is_started(
+    files: Files, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.suite = files.suite.replace("engine: shared\n", "engine: shared\ninterface: server\n").replace(
+        "summary: Five., engine_args: {block_size: 16}", "summary: Five., interface: library"
+    )
+    monkeypatch.setattr(module, "ServerClient", Served)
+    engines, spec = made(files, world, CPU)
+    engines.get(CPU, "treatment")
+    assert world.take()[:2] == ["spawn treatment as a server", "spawn control as a server"]
+    engines.get(CPU, "treatment", spec.suites["core"].check("small"))
+    assert [line for line in world.take() if line.startswith("spawn")] == [
+        "spawn small-treatment",
+        "spawn small-control",
+    ]
+
+
+def test_an_endpoint_is_not_started_and_its_controls_vllm_is_not_its_own(
+    files: Files, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EndpointClient", Remote)
+    engines, _ = made(files, world, CPU, endpoint="http:h")
+    engines.get(CPU, "treatment")
+    engines.get(CPU, "control")
+    assert world.take()[:2] == ["spawn http:h", "spawn control"]
+    treatment, control = world.events
+    assert treatment.provenance["vllm"] == {"version": "0"}
+    assert control.provenance == {"control": {"vllm": {"version": "0"}}}
+
+
+def test_both_arms_may_be_endpoints(files: Files, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EndpointClient", Remote)
+    engines, _ = made(files, world, CPU, endpoint="http:h", control_endpoint="http:c")
+    engines.get(CPU, "control")
+    assert world.take()[:2] == ["spawn http:c", "spawn http:h"]

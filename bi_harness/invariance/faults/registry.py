@@ -292,6 +292,15 @@ FAULTS: dict[str, Fault] = {
             "The key of the compile cache has the process's number in it.",
             suite="compile_startup",
         ),
+        Fault(
+            "stream-logprobs",
+            "streamed logprobs that differ from those of the whole answer",
+            "",
+            None,
+            "server:stream_logprobs",
+            "The sampled token's logprob moves by a ULP in streamed completions.",
+            suite="online",
+        ),
     )
 }
 

@@ -1,0 +1,124 @@
+"""What an engine really runs, put together from what it says, and whether it is what was asked for.
+
+Both sides, standard library alone: an engine's worker asks the vLLM in its own process, the client of a
+server asks over HTTP. The rules are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bi_harness.invariance.faults.registry import PLANT_VARIABLE
+
+
+class Refused(Exception):
+    """The engine that came up is not the one that was asked for."""
+
+
+def settings(vllm_config: Any) -> dict[str, Any]:
+    """What vLLM's own configuration came out as; ``vllm_config`` is its ``VllmConfig``."""
+    parallel = vllm_config.parallel_config
+    return {
+        "enforce_eager": bool(vllm_config.model_config.enforce_eager),
+        "dtype": str(vllm_config.model_config.dtype).removeprefix("torch."),
+        "quantization": vllm_config.model_config.quantization,
+        "max_model_len": vllm_config.model_config.max_model_len,
+        "max_num_seqs": vllm_config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": vllm_config.scheduler_config.max_num_batched_tokens,
+        "lora": vllm_config.lora_config is not None,
+        "block_size": vllm_config.cache_config.block_size,
+        "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
+        "tensor_parallel_size": parallel.tensor_parallel_size,
+        "data_parallel_size": parallel.data_parallel_size,
+        "custom_all_reduce": not parallel.disable_custom_all_reduce,
+        **_speculation(vllm_config),
+        "logprobs_mode": str(vllm_config.model_config.logprobs_mode),
+    }
+
+
+def _speculation(vllm_config: Any) -> dict[str, Any]:
+    """What drafts, as vLLM has it; nothing without speculative decoding."""
+    config = vllm_config.speculative_config
+    if config is None:
+        return {}
+    return {"speculation": {"method": str(config.method), "tokens": config.num_speculative_tokens}}
+
+
+def gather_workers(answers: Sequence[Mapping[str, Any]], expected: int) -> dict[str, Any]:
+    """What the workers run: that of the first, with how many there are and whether all say the same.
+
+    Args:
+        answers: of ``Readback.bi_harness_effective``, one a worker.
+        expected: how many workers there must be.
+
+    Raises:
+        Refused: a worker is missing, or they do not agree on the invariance mode or the planted fault.
+    """
+    # What is a worker's own: everything else must be the same in all of them.
+    ranks = [(answer["dp_rank"], answer["tp_rank"]) for answer in answers]
+    shared = [{k: v for k, v in answer.items() if k not in ("dp_rank", "tp_rank")} for answer in answers]
+    if len(set(ranks)) != expected:
+        raise Refused(f"{expected} workers were asked for, and {len(set(ranks))} answered: {sorted(ranks)}")
+    if any(answer["invariance_by"] != shared[0]["invariance_by"] for answer in shared):
+        raise Refused("invariance is not the same in all workers")
+    if len({answer.get("planted_fault") for answer in shared}) > 1:
+        raise Refused("a fault is planted in some of the workers")
+    return {
+        "invariance": bool(shared[0]["invariance_by"]),
+        **shared[0],
+        "workers": len(shared),
+        "workers_agree": all(answer == shared[0] for answer in shared),
+    }
+
+
+def refuse_platform(found: str, config: Mapping[str, Any], *, vllm: str, python: str) -> None:
+    """See that vLLM runs on the platform that was asked for.
+
+    Raises:
+        Refused: it does not.
+    """
+    if found != config["platform"]:
+        raise Refused(
+            f"vLLM {vllm} of {python} runs on {found!r}, not on "
+            f"{config['platform']!r}: install the engine that fits the device"
+        )
+
+
+def refuse_other(effective: Mapping[str, Any], config: Mapping[str, Any], planted: str | None) -> None:
+    """See that an engine is the one that was asked for.
+
+    Args:
+        effective: what it says it runs.
+        config: what was asked for, as ``EngineConfig.for_worker`` gives it.
+        planted: the fault that it was to have.
+
+    Raises:
+        Refused: in another invariance state, with another fault, or on another device, attention backend or
+            compilation mode.
+    """
+    if effective["invariance"] != config["invariance"]:
+        raise Refused(
+            f"invariance was to be {'on' if config['invariance'] else 'off'} and is not: the plugin or "
+            "vLLM did not take the setting"
+        )
+    if effective.get("planted_fault") != planted:
+        raise Refused(
+            f"{PLANT_VARIABLE}={planted or ''} is set, and planted is "
+            f"{effective.get('planted_fault') or 'nothing'}: see the engine's log"
+        )
+    strangers = [d for d in effective["devices"] if d["capability"] != config["capability"]]
+    if config["capability"] and (strangers or not effective["devices"]):
+        raise Refused(
+            f"asked for GPUs of capability {config['capability']}, and the engine has {strangers or 'none'}"
+        )
+    asked = config["llm"].get("attention_config", {}).get("backend")
+    got = effective["attention_backends"]
+    if asked and set(got) != {asked}:
+        raise Refused(f"asked for attention backend {asked}, and the engine took {got or 'none'}")
+    compiled = effective["compilation_mode"] != "NONE"
+    if compiled == config["llm"]["enforce_eager"]:
+        raise Refused(
+            f"asked for {'eager' if config['llm']['enforce_eager'] else 'compile'} mode, and the engine runs "
+            f"compilation mode {effective['compilation_mode']}"
+        )
