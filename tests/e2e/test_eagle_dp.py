@@ -14,7 +14,7 @@ import pytest
 
 from bi_harness.exits import ExitCode
 from tests.e2e.real import ROOT, Harness, Ran, of_run
-from tests.runner.standin import wait_for
+from tests.runner.standin import below, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -122,7 +122,7 @@ def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -
     )
     # Once its steps are logged, it serves.
     wait_for(
-        lambda: any(log.stat().st_size for log in out.rglob("steps-dp1-*.jsonl")),
+        lambda: any(log.stat().st_size for log in below(out, "steps-dp1-*.jsonl")),
         120,
         "steps of the second rank",
     )

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 import psutil
@@ -305,4 +306,10 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> No
 
 def certificates(folder: Path) -> Sequence[Path]:
     """Every certificate below a folder."""
-    return sorted(folder.rglob("certificate*")) if folder.exists() else []
+    return below(folder, "certificate*")
+
+
+def below(folder: Path, pattern: str) -> Sequence[Path]:
+    """The files of that name below a folder, in which folders may vanish meanwhile (``rglob`` raises then)."""
+    names = ((root, name) for root, _, files in os.walk(folder) for name in files)
+    return sorted(Path(root, name) for root, name in names if fnmatch(name, pattern))
