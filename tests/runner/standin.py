@@ -310,6 +310,6 @@ def certificates(folder: Path) -> Sequence[Path]:
 
 
 def below(folder: Path, pattern: str) -> Sequence[Path]:
-    """The files of that name below a folder, in which folders may vanish meanwhile (``rglob`` raises then)."""
+    """The files of that name below a folder; folders may vanish meanwhile, which ``rglob`` does not take."""
     names = ((root, name) for root, _, files in os.walk(folder) for name in files)
     return sorted(Path(root, name) for root, name in names if fnmatch(name, pattern))
