@@ -73,6 +73,7 @@ class CheckSpec(SpecModel):
             own; those of its neighbours in the list that have the same share them.
         adapters: how many LoRA adapters are made for its engines.
         speculation: of its engines; ``None`` for none. A model without the draft does not have the check.
+        starts: engine starts that it takes at most, for the unit's limit of time; each arm's by default.
         summary: one sentence for reports.
     """
 
@@ -84,6 +85,7 @@ class CheckSpec(SpecModel):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapters: Number = 0
     speculation: SpeculationSpec | None = None
+    starts: Size = 2
     summary: Text
 
     @property
