@@ -344,8 +344,12 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
     folder = work / safe_name(unit.id)
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
     checks = {cell: run.selection.checks[cell.id] for cell in unit.cells}
-    # At most two a check: where both arms do not fit, each takes turns with the other in every check.
-    starts = sum(2 * spec.suites[cell.suite].timeouts.start_s * len(names) for cell, names in checks.items())
+    # Where both arms do not fit, each takes turns with the other in every check.
+    limits = [
+        (spec.suites[cell.suite].check(name).starts, spec.suites[cell.suite].timeouts)
+        for cell, names in checks.items()
+        for name in names
+    ]
     return UnitTask(
         unit=unit.id,
         context=Context(
@@ -372,9 +376,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
         ),
         folder=folder,
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),
-        timeout_s=MARGIN_S
-        + starts
-        + sum(2 * spec.suites[cell.suite].timeouts.check_s * len(names) for cell, names in checks.items()),
+        timeout_s=MARGIN_S + sum(starts * (limit.start_s + limit.check_s) for starts, limit in limits),
     )
 
 

@@ -82,6 +82,7 @@ class CheckSpec(SpecModel):
         adapters: how many LoRA adapters are made for its engines.
         speculation: of its engines; ``None`` for none. A model without the draft does not have the check.
         interface: of its engines, where it is another than the suite's.
+        starts: engine starts that it takes at most, for the unit's limit of time; each arm's by default.
         summary: one sentence for reports.
     """
 
@@ -94,6 +95,7 @@ class CheckSpec(SpecModel):
     adapters: Number = 0
     speculation: SpeculationSpec | None = None
     interface: Interface | None = None
+    starts: Size = 2
     summary: Text
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bi_harness.matrix.expand import expand
+from bi_harness.matrix.select import select
 from bi_harness.spec.load import default_paths, load_spec
 from bi_harness.workload.plan import plan_workload
 from tests.suites.loading import load
@@ -44,5 +45,14 @@ def test_the_models_of_vllms_own_test_are_there_in_a_shrunken_form() -> None:
 def test_only_compiled_cells_and_one_model_in_the_smoke_profile() -> None:
     plan = expand(SPEC, "cpu", vllm_version="0.32.0", profile="smoke", suites=[SUITE.id])
     assert [(p.cell.model, p.cell.mode) for p in plan.cells] == [("qwen3-tiny", "compile")]
-    nightly = expand(SPEC, "h200", vllm_version="0.33.0", profile="nightly", suites=[SUITE.id])
-    assert {p.cell.model for p in nightly.cells if p.status == "run"} == {*MODELS} - {"qwen3-tiny"}
+
+
+@pytest.mark.parametrize("device", ["l4", "h200"])
+def test_a_gpu_starts_each_model_with_one_backend(device: str) -> None:
+    plan = expand(SPEC, device, vllm_version="0.33.0", profile="nightly", suites=[SUITE.id])
+    found = [(c.model, c.backend) for unit in select(plan, SPEC).plan.units for c in unit.cells]
+    backends = dict(found)
+    assert len(backends) == len(found)
+    assert set(backends) == {*MODELS} - {"qwen3-tiny"}
+    assert backends["kimi-k2-tiny"] == "TRITON_MLA"
+    assert backends["gpt-oss-tiny"] == "TRITON_ATTN"
