@@ -1,8 +1,10 @@
-"""The cases of NVFP4 kernel selection, how they are judged, and vLLM's own answers."""
+"""The cases of NVFP4 kernel selection, how they are judged, and answers that are none.
+
+vLLM's own answers are judged in ``tests/e2e/test_nvfp4.py``.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -132,25 +134,3 @@ def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
 def test_an_answer_that_is_none_is_an_error(tmp_path: Path, told: str, said: str) -> None:
     with pytest.raises(EngineError, match=said):
         asked(tmp_path, standin(tmp_path, f"open(out, 'w').write({told!r})"))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM here")
-def test_vllm_itself_is_right_with_invariance_on_and_other_without(tmp_path: Path) -> None:
-    import vllm
-
-    release = Version(vllm.__version__)
-    found = {}
-    for invariant in (True, False):
-        answers = ask(
-            sys.executable,
-            cases(SPEC, release, invariant=invariant),
-            env=dict(os.environ),
-            folder=tmp_path / str(invariant),
-            log=tmp_path / f"{invariant}.log",
-            timeout_s=300,
-        )
-        assert (answers.vllm, answers.planted_fault) == (release, None)
-        found[invariant] = facts(SPEC, release, answers.chosen)
-    assert facts_differ(found[True]) == ""
-    assert facts_weakness(found[True], found[False]) == ""
-    assert facts_differ(found[False]) != ""
