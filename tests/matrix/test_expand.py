@@ -234,8 +234,8 @@ def test_the_shipped_plans(tmp_path: Path) -> None:
         return {planned.cell.model for planned in found.cells if planned.status == "run"}
 
     assert models("cpu", "smoke") == {"qwen3-tiny", "llama-eagle-tiny"}
-    # A rule skips minimax-m2-tiny on a CPU.
-    nvfp4 = {"qwen3-nvfp4-tiny", "qwen3-moe-nvfp4-tiny"}
+    # Rules skip minimax-m2-tiny and qwen3-moe-nvfp4-tiny on a CPU.
+    nvfp4 = {"qwen3-nvfp4-tiny"}
     starts = {"gpt-oss-tiny", "kimi-k2-tiny", "glm-4.5-tiny", "phi-tiny-moe-tiny"}
     assert models("cpu", "nightly") == {"qwen3-tiny", "qwen3-moe-tiny", "llama-eagle-tiny", *starts, *nvfp4}
     tiny = {"qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny", "qwen3-moe-tiny", "llama-eagle-tiny"}

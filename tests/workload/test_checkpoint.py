@@ -328,7 +328,8 @@ def test_a_tied_head_cannot_say_what_follows(tmp_path: Path) -> None:
         ensure(tied, tmp_path / "c")
 
 
-@pytest.mark.parametrize("model_id", SYNTHETIC)
+# Packed weights are for vLLM's kernels; `test_checkpoint_nvfp4.py` reads them.
+@pytest.mark.parametrize("model_id", [name for name in SYNTHETIC if MODELS[name].quantize is None])
 def test_every_synthetic_model_builds_and_spreads_its_logits(model_id: str, tmp_path: Path) -> None:
     """Logits near zero would hide every difference, and huge ones leave one token without rivals."""
     torch = pytest.importorskip("torch")

@@ -109,7 +109,9 @@ def test_it_is_the_same_each_time_and_another_than_the_plain_one(
     made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = json.loads((made[0] / "config.json").read_text())
-    again = ensure(spec(MOE if "num_experts" in config else CONFIG, quantize="nvfp4"), tmp_path / "again")
+    again = ensure(
+        spec(MOE if "num_experts_per_tok" in config else CONFIG, quantize="nvfp4"), tmp_path / "again"
+    )
     first = json.loads((made[1] / "bi_harness.json").read_text())
     assert again["digest"] == first["digest"]
     assert first["digest"] != json.loads((made[0] / "bi_harness.json").read_text())["digest"]
