@@ -24,7 +24,7 @@ certify: setup ## certify this host's CPU; reports go to reports/
 
 # Engines take every core, so their tests run one after the other.
 test: setup lint ## lint, types, then the tests, real engines included
-	$(BIN)/python -m pytest tests -m "not engine and not alone" -n 2 $(ARGS)
+	$(BIN)/python -m pytest tests -m "not (engine or alone or long)" -n 2 $(ARGS)
 	$(BIN)/python -m pytest tests -m "alone or (engine and not long)" $(ARGS)
 
 test-long: setup ## the tests with more engines: before a release

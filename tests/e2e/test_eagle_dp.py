@@ -114,6 +114,7 @@ def ended(process: subprocess.Popen[str], mark: str, out: Path) -> Ran:
     return Ran(process.returncode, out, err, 0.0, of_run(mark, out))
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_is_named_and_leaves_nothing_behind(harness: Harness) -> None:
     mark = uuid.uuid4().hex
     out = harness.root / mark

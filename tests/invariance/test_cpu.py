@@ -97,6 +97,7 @@ def test_the_mode_says_what_it_patched_and_stock_says_nothing() -> None:
         assert sum(name in line for line in active) == 1
 
 
+@pytest.mark.long
 def test_attention_never_splits_the_keys_and_refuses_what_it_does_not_know() -> None:
     said = python("""
 from vllm import _custom_ops
@@ -176,6 +177,7 @@ assert common.num_reqs == 2 and common.query_start_loc.tolist() == [0, 3, 4, 4],
     ]
 
 
+@pytest.mark.long
 def test_attention_that_is_not_causal_is_left_alone() -> None:
     python(
         TOKENS
@@ -226,6 +228,7 @@ def test_what_verified_tokens_are_sampled_with_is_what_was_asked_for() -> None:
     }
 
 
+@pytest.mark.long
 def test_stock_vllm_never_writes_it() -> None:
     """When this fails vLLM has mended it, and the mode need not."""
     assert answer(EXPAND, False)["temperature"] != [0.75, 0.75, 1.0, 1.0, 1.0, 1.5]

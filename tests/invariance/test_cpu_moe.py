@@ -97,6 +97,7 @@ def test_a_row_has_the_same_bits_alone_and_in_every_batch() -> None:
     assert {label: sizes for label, sizes in found["differing"].items() if sizes} == {}
 
 
+@pytest.mark.long
 def test_without_the_mode_it_has_not() -> None:
     """Or the test above proves nothing on this host."""
     found = measured(False)
@@ -148,6 +149,7 @@ print(seen)
     assert said.strip().splitlines()[-1] == str([(64, 64, 64)] * 3)
 
 
+@pytest.mark.long
 def test_a_vllm_with_half_of_it_is_refused() -> None:
     said = python("""
 from vllm.model_executor.layers.fused_moe.router.cpu_router import CPURouter
@@ -165,6 +167,7 @@ assert cpu.active() == () and UnquantizedLinearMethod.apply is stock
     assert "_compute_routing" in said
 
 
+@pytest.mark.long
 def test_a_vllm_without_experts_on_a_cpu_is_left_alone() -> None:
     said = python("""
 import sys
