@@ -63,29 +63,49 @@ def plugin(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def faulty(harness: Harness) -> Ran:
-    """Three units, of two checks each; each unit's treatment fails in another way."""
-    spec = harness.spec("faulty", checks=2, check_s=20)
-    models = [word for m in ("qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny") for word in ("--model", m)]
-    return harness.run(*spec, "--mode", "eager", *models, PYTHONPATH=plugin(harness.root / "faults"))
+    """Two units, of two checks each; each unit's treatment fails in another way."""
+    return _faulty(harness, "faulty", "qwen3-tiny", "llama-tiny")
 
 
-def test_failing_engines_leave_it_open(faulty: Ran) -> None:
+@pytest.fixture(scope="module")
+def hanging(harness: Harness) -> Ran:
+    """A third way."""
+    return _faulty(harness, "hanging", "qwen3-tiny-fp32", check_s=20)
+
+
+def _faulty(harness: Harness, name: str, *models: str, **timeouts: int) -> Ran:
+    spec = harness.spec(name, checks=2, **timeouts)
+    which = [word for model in models for word in ("--model", model)]
+    return harness.run(*spec, "--mode", "eager", *which, PYTHONPATH=plugin(harness.root / f"faults-{name}"))
+
+
+@pytest.mark.parametrize(
+    ("which", "checks"), [("faulty", 4), pytest.param("hanging", 2, marks=pytest.mark.long)]
+)
+def test_failing_engines_leave_it_open(which: str, checks: int, request: pytest.FixtureRequest) -> None:
+    faulty: Ran = request.getfixturevalue(which)
     assert faulty.code == ExitCode.INCONCLUSIVE, faulty.stderr
     assert faulty.ours["verdict"] == "INCONCLUSIVE"
     assert {c["status"] for c in faulty.checks()} == {"error"}
-    assert len(faulty.checks()) == 6
+    assert len(faulty.checks()) == checks
     assert faulty.left == ()
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"),
+    ("which", "model", "reason"),
     [
-        ("qwen3-tiny", "the treatment engine died (killed by SIGSEGV)"),
-        ("qwen3-tiny-fp32", "the treatment engine did not finish within 20 s"),
-        ("llama-tiny", "it ran out of memory: OutOfMemoryError: tried to allocate 20.00 GiB"),
+        ("faulty", "qwen3-tiny", "the treatment engine died (killed by SIGSEGV)"),
+        pytest.param(
+            *("hanging", "qwen3-tiny-fp32", "the treatment engine did not finish within 20 s"),
+            marks=pytest.mark.long,
+        ),
+        ("faulty", "llama-tiny", "it ran out of memory: OutOfMemoryError: tried to allocate 20.00 GiB"),
     ],
 )
-def test_the_message_names_what_happened(faulty: Ran, model: str, reason: str) -> None:
+def test_the_message_names_what_happened(
+    which: str, model: str, reason: str, request: pytest.FixtureRequest
+) -> None:
+    faulty: Ran = request.getfixturevalue(which)
     first, second = faulty.checks(model=model)
     assert reason in first["reason"]
     assert "an earlier check ended its engine" in second["reason"], "no second chance"

@@ -10,7 +10,7 @@ from bi_harness.exits import ExitCode
 from bi_harness.runner.run import from_journal
 from tests.e2e.real import Harness, of_run
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 def test_a_planted_fault_is_caught_by_the_check_that_is_there_for_it(harness: Harness) -> None:
