@@ -20,7 +20,7 @@ from bi_harness.engine import process, protocol
 from bi_harness.engine.answers import in_api_order
 from bi_harness.engine.config import EngineConfig
 from bi_harness.engine.protocol import ProtocolError, StepSummary
-from bi_harness.engine.site import make_site
+from bi_harness.engine.site import with_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, ranks_up
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 from bi_harness.workload.requests import Limits, Member, Request
@@ -102,11 +102,8 @@ class EngineClient:
         config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")
         command_read, self._commands = os.pipe()
         self._answers, answer_write = os.pipe()
-        site = make_site(self._folder / "site")
-        inherited = self.config.env.get("PYTHONPATH")
         env = {
-            **self.config.env,
-            "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site),
+            **with_site(self.config.env, self._folder / "site"),
             STEP_LOG_VARIABLE: str(self._folder / "steps"),
         }
         try:

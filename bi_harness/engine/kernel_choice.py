@@ -6,7 +6,6 @@ The cases are made and judged here; ``kernel_table`` asks vLLM, under the engine
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from bi_harness.certificate.records import Fact
 from bi_harness.engine import process
 from bi_harness.engine.client import last_error_line, log_tail
 from bi_harness.engine.kernel_table import REFUSED, REFUSED_LISTING
-from bi_harness.engine.site import make_site
+from bi_harness.engine.site import with_site
 from bi_harness.errors import EngineDied, EngineError, EngineTimeout
 from bi_harness.spec.selection import Override, SelectionSpec
 
@@ -34,12 +33,13 @@ def cases(spec: SelectionSpec, release: Version, *, invariant: bool) -> list[dic
         invariant: whether ``VLLM_BATCH_INVARIANT`` is set; the names are the same either way.
 
     Returns:
-        For ``kernel_table``: ``name``, ``env``, ``kernel_config``, ``a16``, ``supported``, ``unknown``.
+        For ``kernel_table``: ``name``, ``host``, ``env``, ``kernel_config``, ``a16``, ``supported``,
+        ``unknown``.
     """
     switch = {"VLLM_BATCH_INVARIANT": "1" if invariant else "0"}
     found = []
     for host, supported in spec.hosts.items():
-        base = {"supported": list(supported), "a16": False, "unknown": False}
+        base = {"host": host, "supported": list(supported), "a16": False, "unknown": False}
         for name, env, flags in _settings(spec, release):
             found.append(
                 {**base, "name": f"{host}, {name}", "env": {**env, **switch}, "kernel_config": flags}
@@ -50,7 +50,7 @@ def cases(spec: SelectionSpec, release: Version, *, invariant: bool) -> list[dic
         found += [
             {
                 **base,
-                "name": _unknown_name(host, override),
+                "name": f"{host}, unknown {override.name}",
                 "env": {**override.env, "VLLM_BATCH_INVARIANT": "0"},
                 "kernel_config": dict(override.kernel_config),
                 "unknown": True,
@@ -71,18 +71,17 @@ def facts(spec: SelectionSpec, release: Version, chosen: Mapping[str, str]) -> t
     """
     table = spec.table(release)
     refuses = spec.refuses_weight_only(release)
-    unknown = {_unknown_name(host, o) for host in spec.hosts for o in spec.unknown}
     told = []
     for case in cases(spec, release, invariant=True):
-        name, host = case["name"], case["name"].partition(", ")[0]
+        name = case["name"]
         expected: tuple[str, ...] = ()
         if table is not None:
-            if name in unknown:
+            if case["unknown"]:
                 expected = (REFUSED_LISTING,)
             elif case["a16"]:
                 expected = (REFUSED,) if refuses else ()
             else:
-                expected = (table.right[host],)
+                expected = (table.right[case["host"]],)
         source = table.source if table is not None else ""
         told.append(Fact(name=name, found=chosen[name], expected=expected, source=source))
     return tuple(told)
@@ -129,11 +128,9 @@ def ask(
     folder.mkdir(parents=True, exist_ok=True)
     given, answers = folder / "cases.json", folder / "chosen.json"
     given.write_text(json.dumps([dict(case) for case in asked], indent=2), encoding="utf-8")
-    site = make_site(folder / "site")
-    inherited = env.get("PYTHONPATH")
     child = process.start(
         [python, "-m", "bi_harness.engine.kernel_table", str(given), str(answers)],
-        env={**env, "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site)},
+        env=with_site(env, folder / "site"),
         log=log,
     )
     try:
@@ -170,7 +167,3 @@ def _settings(spec: SelectionSpec, release: Version) -> Iterator[tuple[str, dict
 
 def _known(overrides: Sequence[Override], release: Version) -> list[Override]:
     return [override for override in overrides if override.known_to(release)]
-
-
-def _unknown_name(host: str, override: Override) -> str:
-    return f"{host}, unknown {override.name}"

@@ -25,7 +25,7 @@ from bi_harness.engine.config import EngineConfig
 from bi_harness.engine.effective import Refused, gather_workers, refuse_other, refuse_platform
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.engine.serve_args import HOST, serve_arguments
-from bi_harness.engine.site import make_site
+from bi_harness.engine.site import with_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout, InfrastructureError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
@@ -259,8 +259,6 @@ class ServerClient(Server):
         config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")
         template.write_text(CHAT_TEMPLATE, encoding="utf-8")
         self._port = self._given or self._hold_port()
-        site = make_site(self._folder / "site")
-        inherited = self.config.env.get("PYTHONPATH")
         self._process = process.start(
             [
                 *(self.config.python, "-m", "bi_harness.engine.serve", str(os.getpid()), str(config_path)),
@@ -269,8 +267,7 @@ class ServerClient(Server):
                 ),
             ],
             env={
-                **self.config.env,
-                "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site),
+                **with_site(self.config.env, self._folder / "site"),
                 STEP_LOG_VARIABLE: str(steps),
                 # Not on the command line, which everybody on the host can read.
                 "VLLM_API_KEY": self._key,

@@ -6,6 +6,8 @@ find the plugin, without anything else of the harness's environment shadowing th
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import bi_harness
@@ -29,3 +31,13 @@ def make_site(folder: Path) -> Path:
     if not link.is_symlink():
         link.symlink_to(Path(bi_harness.__file__).resolve().parent, target_is_directory=True)
     return folder
+
+
+def with_site(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """An environment with such a folder in front of what ``PYTHONPATH`` has.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    site, inherited = make_site(folder), environ.get("PYTHONPATH")
+    return {**environ, "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site)}

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bi_harness.invariance import cpu_moe, cpu_nvfp4
-from bi_harness.invariance.rows import fill_up
+from bi_harness.invariance.rows import padded
 
 ROW_BLOCK = 16
 """Rows of a GEMM's input are padded to a multiple of this. 16 is the smallest that was measured to hold."""
@@ -65,7 +65,7 @@ def enable() -> None:
         ) from error
     # Nothing is patched before everything to patch was found: half a mode must not read back as a mode.
     for method, apply in methods:
-        method.apply = _padded(apply)
+        method.apply = padded(apply, ROW_BLOCK)
         _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {ROW_BLOCK}")
     if moe is not None:
         _patched.extend(cpu_moe.patch(moe))
@@ -82,17 +82,6 @@ def enable() -> None:
 def active() -> tuple[str, ...]:
     """What is patched in this process, for the certificate; empty when the mode is off."""
     return tuple(_patched)
-
-
-def _padded(apply: Callable[..., Any]) -> Callable[..., Any]:
-    filled_up = fill_up(ROW_BLOCK)
-
-    @functools.wraps(apply)
-    def padded_apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
-        # Always cut back, too: one path for every row count.
-        return apply(self, layer, filled_up(x), bias)[: x.shape[0]]
-
-    return padded_apply
 
 
 def _without_kv_split(metadata: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,11 +10,9 @@ The emulation's matrix product depends on the number of rows, as that of every l
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
-from bi_harness.invariance.rows import fill_up
+from bi_harness.invariance.rows import padded
 
 
 def find() -> Any | None:
@@ -46,15 +44,5 @@ def patch(kernel: Any, block: int) -> tuple[str, ...]:
     Args:
         block: rows are padded to a multiple of it.
     """
-    kernel.apply_weights = _padded(kernel.apply_weights, block)
+    kernel.apply_weights = padded(kernel.apply_weights, block)
     return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {block}",)
-
-
-def _padded(apply_weights: Callable[..., Any], block: int) -> Callable[..., Any]:
-    filled_up = fill_up(block)
-
-    @functools.wraps(apply_weights)
-    def padded_apply_weights(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
-        return apply_weights(self, layer, filled_up(x), bias)[: x.shape[0]]
-
-    return padded_apply_weights

@@ -13,6 +13,11 @@ from bi_harness.spec.types import Environment, Range, SpecModel, Text
 KernelName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z]\w*Kernel$")]
 
 
+def _covers(releases: str, release: Version) -> bool:
+    # A release's candidates count as the release.
+    return release.base_version in SpecifierSet(releases)
+
+
 class Override(SpecModel):
     """Something that a user may have set besides ``VLLM_BATCH_INVARIANT``.
 
@@ -36,7 +41,7 @@ class Override(SpecModel):
 
     def known_to(self, release: Version) -> bool:
         """Whether that release knows it."""
-        return self.vllm is None or release.base_version in SpecifierSet(self.vllm)
+        return self.vllm is None or _covers(self.vllm, release)
 
 
 class Table(SpecModel):
@@ -89,13 +94,11 @@ class SelectionSpec(SpecModel):
 
     def refuses_weight_only(self, release: Version) -> bool:
         """Whether that release refuses weight-only checkpoints under batch invariance."""
-        return self.weight_only_refused is not None and release.base_version in SpecifierSet(
-            self.weight_only_refused
-        )
+        return self.weight_only_refused is not None and _covers(self.weight_only_refused, release)
 
     def table(self, release: Version) -> Table | None:
         """The table of a release; ``None`` where there is none. Candidates count as their release."""
         for table in self.tables:
-            if release.base_version in SpecifierSet(table.vllm):
+            if _covers(table.vllm, release):
                 return table
         return None

@@ -276,7 +276,7 @@ FAULTS: dict[str, Fault] = {
             "activation-scale",
             "global scale of NVFP4 activations over the batch",
             "#57016",
-            "model.layers.*.{self_attn,mlp}.*_proj",
+            _LINEAR,
             "nvfp4:activation_scale",
             "NVFP4 activations are scaled by the largest value in the step.",
             model="qwen3-nvfp4-tiny",
