@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bi_harness.engine.memory import kv_cache_bytes, two_fit
+from bi_harness.engine.memory import gpu_share, kv_cache_bytes, two_fit
 from bi_harness.errors import UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
@@ -189,6 +189,11 @@ def engine_config(
     kv_bytes = kv_cache_bytes(
         model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
     )
+    share = (
+        gpu_share(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes)
+        if kv_bytes is not None and device.kind == "cuda"
+        else None
+    )
     llm: dict[str, Any] = {
         "model": path,
         "dtype": model.dtype,
@@ -205,6 +210,7 @@ def engine_config(
         "trust_remote_code": model.trust_remote_code,
         **({"kv_cache_memory_bytes": kv_bytes} if kv_bytes is not None else {}),
         **device.engine_args,
+        **({"gpu_memory_utilization": share} if share is not None else {}),
         **suite.engine_args,
         **(check.engine_args if check is not None else {}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,5 +57,19 @@ def two_fit(model: ModelSpec, device: DeviceSpec, *, layers: int, tp: int, kv_by
         return True
     if kv_bytes is None:
         return False
-    weights = model.memory_gib * layers / model.layers / tp
-    return 2 * (weights + kv_bytes / GIB + _OVERHEAD_GIB) <= device.memory_gib * 0.9
+    return 2 * engine_gib(model, layers=layers, tp=tp, kv_bytes=kv_bytes) <= device.memory_gib * 0.9
+
+
+def engine_gib(model: ModelSpec, *, layers: int, tp: int, kv_bytes: int) -> float:
+    """GiB of each GPU that one engine takes: its share of the weights, its KV cache, and some room."""
+    return model.memory_gib * layers / model.layers / tp + kv_bytes / GIB + _OVERHEAD_GIB
+
+
+def gpu_share(model: ModelSpec, device: DeviceSpec, *, layers: int, tp: int, kv_bytes: int) -> float:
+    """``gpu_memory_utilization`` of an engine whose KV cache is given: the share of a GPU that it takes.
+
+    vLLM then measures no memory, but still refuses to start where less than this share is free: with the
+    share that an engine alone may have, no other could be on the GPU before it.
+    """
+    need = engine_gib(model, layers=layers, tp=tp, kv_bytes=kv_bytes) / device.memory_gib
+    return min(0.9, math.ceil(need * 100) / 100)

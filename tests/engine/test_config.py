@@ -256,7 +256,7 @@ def test_what_is_asked_for_is_handed_on(spec: Spec) -> None:
     assert made.llm["attention_config"] == {"backend": "TRITON_ATTN"}
     assert made.llm["enforce_eager"] is False
     assert (made.llm["max_num_seqs"], made.llm["max_model_len"]) == (33, 924)
-    assert made.llm["gpu_memory_utilization"] == 0.85  # the device's
+    assert 0.05 < made.llm["gpu_memory_utilization"] < 0.5  # what it takes: others may be on the GPU
     assert made.llm["enable_prefix_caching"] is True  # the suite's
     assert made.llm["trust_remote_code"] is False
     assert made.env["PATH"] == "/bin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bi_harness.engine.memory import GIB, kv_cache_bytes, two_fit
+from bi_harness.engine.memory import GIB, gpu_share, kv_cache_bytes, two_fit
 from bi_harness.spec.load import Spec
 
 
@@ -88,3 +88,21 @@ def test_fewer_layers_may_make_two_fit(spec: Spec) -> None:
     found, device = spec.models["qwen3-30b-a3b"], spec.devices["h100"]
     assert not two_fit(found, device, layers=48, tp=1, kv_bytes=GIB)
     assert two_fit(found, device, layers=4, tp=1, kv_bytes=GIB)
+
+
+def test_an_engine_asks_for_the_share_that_it_takes(spec: Spec) -> None:
+    """vLLM refuses to start where less than this is free, so it must leave room for others."""
+
+    def share(model: str, device: str, tp: int = 1, kv_gib: int = 1) -> float:
+        return gpu_share(
+            spec.models[model],
+            spec.devices[device],
+            layers=spec.models[model].layers,
+            tp=tp,
+            kv_bytes=kv_gib * GIB,
+        )
+
+    assert share("qwen3-1.7b", "h200") == 0.09  # 3.3 + 1 + 8 of 140 GiB
+    assert share("qwen3-1.7b", "l4") == 0.55
+    assert share("qwen3-30b-a3b", "h200", tp=2) < share("qwen3-30b-a3b", "h200")
+    assert share("qwen3-1.7b", "l4", kv_gib=20) == 0.9
