@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineConfig
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
-from bi_harness.runner.cache_files import change, files
+from bi_harness.runner.cache_files import Files, change, files
 from bi_harness.runner.engines import Engines
 from bi_harness.spec.startup import StartupFile
 
@@ -126,7 +126,7 @@ class Starts:
         )
         return start_facts(cold, warm, rules)
 
-    def _ready(self, arm: ArmName, label: str, before: Mapping[str, tuple[int, int, int]]) -> EngineClient:
+    def _ready(self, arm: ArmName, label: str, before: Files) -> EngineClient:
         engine, start_s = self._engines.begun(self._cell, arm)
         after = files(self._cache(arm))
         try:

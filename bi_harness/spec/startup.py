@@ -11,7 +11,7 @@ from packaging.version import Version
 from pydantic import AfterValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bi_harness.spec.types import Flag, Id, Ids, Kind, Number, Range, SpecModel, Text
+from bi_harness.spec.types import Flag, Id, Ids, Kind, Range, SpecModel, Text
 
 NEVER_WARM = (
     "num_aot_compiles",
@@ -125,13 +125,14 @@ class StartException(_Where):
     """A known defect of some releases: what a warm start counts though it should not.
 
     Attributes:
-        warm: by counter, the value that is let pass beside 0.
+        warm: by counter, the value that is let pass beside 0, or a comparison where it is not the same in
+            every run.
         loads_nothing: whether a warm start that loads nothing from the cache is let pass.
         reason: one sentence for a reader of the certificate.
         until: the last day on which it holds (``2026-12-31``, UTC): an exception is looked at again, or ends.
     """
 
-    warm: dict[Counter, Number] = Field(default_factory=dict)
+    warm: dict[Counter, Count] = Field(default_factory=dict)
     loads_nothing: Flag = False
     reason: Text
     until: Day
@@ -142,6 +143,9 @@ class StartException(_Where):
             raise ValueError("lets nothing pass: give warm, or loads_nothing: true")
         if bad := [name for name in self.warm if name not in NEVER_WARM]:
             raise ValueError(f"{bad[0]} needs no exception. Counters that do: {', '.join(NEVER_WARM)}")
+        # Anything else would let every number pass.
+        if bad := [name for name, n in self.warm.items() if isinstance(n, str) and not n.startswith("<=")]:
+            raise ValueError(f'{bad[0]}: an exception has a number, or an upper bound such as "<= 30"')
         return self
 
     def expired(self, today: date) -> bool:

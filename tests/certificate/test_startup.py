@@ -267,3 +267,38 @@ def test_no_pass_of_a_warm_start_that_saved_or_of_one_that_is_as_the_cold_one(
     assert judge(warm, cold, which)[0], "exchanged, the table is wrong"
     if kind == "cuda":
         assert warm.saves == 0
+
+
+def test_graphs_that_inductor_found_again_are_not_unique() -> None:
+    """Without AOT compilation each layer has an artifact of its own, and Inductor compiles like ones once."""
+    inductor = {"fxgraph_cache_miss": 4, "fxgraph_cache_hit": 5}
+    one = {**rank({"autograd_cache_miss": 9}, num_compiled_artifacts_saved=9), "inductor": inductor}
+    assert start(one).ranks("unique_graphs") == (4,)
+    assert start(one, {**one, "inductor": {"fxgraph_cache_bypass": 2}}).ranks("unique_graphs") == (4, 2)
+    warm = {**rank(), "inductor": {"fxgraph_cache_hit": 9}}
+    assert start(warm).ranks("unique_graphs") == (0,)
+    assert start(rank({"autograd_cache_miss": 9})).ranks("unique_graphs") == (9,)
+
+
+def test_an_exception_may_have_an_upper_bound() -> None:
+    entry = {"id": "b", "kind": "cuda", "source": "measured", "reason": "Known.", "until": "2027-06-30"}
+    file = StartupFile.model_validate({"exceptions": {"b": {**entry, "warm": {"kernels_built": "<= 30"}}}})
+    known = rules_for(file, vllm="0.25.1", torch="2.11.0", kind="cuda", model="tiny", today=TODAY)
+    loads = rank(num_compiled_artifacts_loaded=3)
+    for kernels, right in ((0, True), (30, True), (31, False)):
+        facts = named(start_facts(COLD, start(loads, kernels=kernels), known))
+        fact = facts["warm: kernels_built 0, or <= 30"]
+        assert (fact.found in fact.expected) is right
+        assert "exception b until 2027-06-30" in fact.source
+        assert "warm: kernels_built" not in facts or not facts["warm: kernels_built"].judged
+
+
+def test_what_was_built_and_tuned_anew_is_named() -> None:
+    change = CacheChange(9, 2, 3, ("bmm_kernel (3)",), tuple(f"k{n}: XBLOCK 8 to 64" for n in range(15)))
+    warm = StartFound.of([rank(num_compiled_artifacts_loaded=3)], change, 1.0)
+    facts = named(start_facts(COLD, warm, StartRules()))
+    assert facts["warm: names of the kernels built"].found == "bmm_kernel (3)"
+    told = facts["warm: kernels tuned to another configuration"]
+    assert told.found.startswith("k0: XBLOCK 8 to 64; k1")
+    assert told.found.endswith("; and 3 more")
+    assert not told.judged
