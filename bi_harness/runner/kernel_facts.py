@@ -15,15 +15,14 @@ from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.device.engine_probe import probe_engine
 from bi_harness.engine.config import ArmName
 from bi_harness.engine.kernel_choice import ask, cases, facts
-from bi_harness.errors import EngineError
+from bi_harness.errors import EngineError, SpecError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context
 from bi_harness.spec.hardware import DeviceSpec
-from bi_harness.spec.load import Spec, load_data
+from bi_harness.spec.load import SELECTION, Spec
 from bi_harness.spec.selection import SelectionSpec
 
-SELECTION = "selection.yaml"
 SELECTION_ENGINE = "selection"
 """What the process that is asked is called beside engines."""
 READ_BACK = ("nvfp4_linear", "nvfp4_experts")
@@ -38,7 +37,7 @@ def chosen_kernels(
     The arms run side by side.
 
     Raises:
-        SpecError: the table is wrong.
+        SpecError: the suite has no table.
         EngineError: vLLM gave no answer.
     """
     table = _table(spec, cell)
@@ -114,4 +113,8 @@ def host_of(device: DeviceSpec) -> str:
 
 
 def _table(spec: Spec, cell: Cell) -> SelectionSpec:
-    return load_data(spec.paths.suites / cell.suite / SELECTION, SelectionSpec)
+    try:
+        return spec.selection[cell.suite]
+    except KeyError:
+        folder = spec.paths.suites / cell.suite
+        raise SpecError(f"{folder}: no {SELECTION}, by which {cell.id} is judged") from None

@@ -16,6 +16,7 @@ from bi_harness.spec.errors import block, problems
 from bi_harness.spec.hardware import DeviceSpec, HardwareFile, RuleSpec
 from bi_harness.spec.models import ModelsFile, ModelSpec
 from bi_harness.spec.references import dangling, dangling_startup
+from bi_harness.spec.selection import SelectionSpec
 from bi_harness.spec.startup import StartupFile
 from bi_harness.spec.suites import SuiteSpec
 from bi_harness.spec.types import SpecModel
@@ -27,6 +28,9 @@ ENV_SUITES = "BI_HARNESS_SUITES"
 
 EXPECTED = "expected.yaml"
 """In a suite's folder, for a suite whose checks judge what starts count."""
+
+SELECTION = "selection.yaml"
+"""In a suite's folder, for a suite whose checks judge which kernel vLLM selects."""
 
 _File = TypeVar("_File", bound=SpecModel)
 
@@ -56,8 +60,9 @@ class Spec:
         reference_vllm: the release that is assumed where none is installed and none is given.
         paths: where it was read.
         digests: ``sha256:...`` of the bytes of ``models.yaml``, ``hardware.yaml`` and each
-            ``suites/<id>/suite.yaml`` and ``suites/<id>/expected.yaml``, by these names.
+            ``suites/<id>/suite.yaml``, ``expected.yaml`` and ``selection.yaml``, by these names.
         startup: what starts count, by suite; for those that have an ``expected.yaml``.
+        selection: which kernels are right, by suite; for those that have a ``selection.yaml``.
     """
 
     models: Mapping[str, ModelSpec]
@@ -68,6 +73,7 @@ class Spec:
     paths: SpecPaths
     digests: Mapping[str, str]
     startup: Mapping[str, StartupFile] = field(default_factory=dict)
+    selection: Mapping[str, SelectionSpec] = field(default_factory=dict)
 
     def reference(self, device: str) -> str:
         """The release that is assumed for ``device`` where none is installed and none is given."""
@@ -112,6 +118,7 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
     hardware = _load(hardware_path, HardwareFile, wrong, keyed=("devices", "rules"))
     suites: dict[str, tuple[SuiteSpec, YamlSource]] = {}
     startup: dict[str, tuple[StartupFile, YamlSource]] = {}
+    selection: dict[str, tuple[SelectionSpec, YamlSource]] = {}
     for path in _suite_files(suites_dir, wrong):
         suite = _load(path, SuiteSpec, wrong)
         if suite is None:
@@ -127,6 +134,9 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
             starts := _load(expected, StartupFile, wrong, keyed=("expectations", "exceptions"))
         ):
             startup[folder] = starts
+        table = path.with_name(SELECTION)
+        if table.is_file() and (kernels := _load(table, SelectionSpec, wrong)):
+            selection[folder] = kernels
     if models and hardware and not wrong:
         wrong += dangling(models, hardware, suites)
         wrong += [problem for file in startup.values() for problem in dangling_startup(models, *file)]
@@ -144,22 +154,11 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
             "hardware.yaml": hardware[1].digest,
             **{f"suites/{name}/suite.yaml": source.digest for name, (_, source) in suites.items()},
             **{f"suites/{name}/{EXPECTED}": source.digest for name, (_, source) in startup.items()},
+            **{f"suites/{name}/{SELECTION}": source.digest for name, (_, source) in selection.items()},
         },
         startup={name: file for name, (file, _) in startup.items()},
+        selection={name: file for name, (file, _) in selection.items()},
     )
-
-
-def load_data(path: Path, model: type[_File]) -> _File:
-    """A data file of a suite, checked.
-
-    Raises:
-        SpecError: something is wrong in it; the message has one line for each problem, with file and line.
-    """
-    wrong: list[str] = []
-    found = _load(path, model, wrong)
-    if found is None or wrong:
-        raise SpecError("\n".join(wrong))
-    return found[0]
 
 
 def _suite_files(folder: Path, wrong: list[str]) -> list[Path]:

@@ -17,11 +17,11 @@ from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.engine.kernel_choice import Answers, ask, cases, facts
 from bi_harness.engine.kernel_table import REFUSED, REFUSED_LISTING
 from bi_harness.errors import EngineDied, EngineError, EngineTimeout
-from bi_harness.spec.load import load_data
-from bi_harness.spec.selection import SelectionSpec
+from bi_harness.spec.load import default_paths, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = load_data(ROOT / "suites" / "nvfp4" / "selection.yaml", SelectionSpec)
+_PATHS = default_paths(environ={})
+SPEC = load_spec(_PATHS.models, _PATHS.hardware, _PATHS.suites).selection["nvfp4"]
 NEW, OLD, OLDEST = Version("0.32.0"), Version("0.20.0"), Version("0.19.1")
 
 

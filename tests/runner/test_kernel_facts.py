@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bi_harness.errors import EngineError
+from bi_harness.errors import EngineError, SpecError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.kernel_facts import host_of, kernels_of
 from bi_harness.spec.load import default_paths, load_spec
@@ -56,3 +56,8 @@ def test_two_kernels_in_one_engine_are_not_the_right_one() -> None:
 def test_a_checkpoint_that_is_not_nvfp4_is_an_error() -> None:
     with pytest.raises(EngineError, match="no layer with an NVFP4 kernel"):
         kernels_of(SHIPPED, CPU, {"vllm": "0.32.0", "nvfp4_linear": {}})
+
+
+def test_a_suite_without_a_table_judges_nothing() -> None:
+    with pytest.raises(SpecError, match=r"nvfp4: no selection.yaml, by which h200/qwen3-nvfp4-tiny/"):
+        kernels_of(replace(SHIPPED, selection={}), replace(CPU, device="h200"), EFFECTIVE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,12 @@ import yaml
 from packaging.version import Version
 
 from bi_harness.errors import SpecError
-from bi_harness.spec.load import load_data
+from bi_harness.spec.load import default_paths, load_spec
 from bi_harness.spec.selection import Override, SelectionSpec
+from tests.spec.small import Files
 
-SHIPPED = Path(__file__).resolve().parents[2] / "suites" / "nvfp4" / "selection.yaml"
+_PATHS = default_paths(environ={})
+SHIPPED = load_spec(_PATHS.models, _PATHS.hardware, _PATHS.suites).selection["nvfp4"]
 GOOD: dict[str, Any] = {
     "hosts": {"new": ["AKernel", "BKernel"], "old": ["BKernel"]},
     "tables": [{"vllm": ">=0.20", "source": "here", "right": {"new": "AKernel", "old": "BKernel"}}],
@@ -21,10 +22,13 @@ GOOD: dict[str, Any] = {
 }
 
 
-def load(tmp_path: Path, **changed: Any) -> SelectionSpec:
-    path = tmp_path / "selection.yaml"
+def load(files: Files, **changed: Any) -> SelectionSpec:
+    path = files.root / "suites" / "core" / "selection.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**GOOD, **changed}))
-    return load_data(path, SelectionSpec)
+    spec = files.load()
+    assert spec.digests["suites/core/selection.yaml"].startswith("sha256:")
+    return spec.selection["core"]
 
 
 @pytest.mark.parametrize(
@@ -38,13 +42,13 @@ def load(tmp_path: Path, **changed: Any) -> SelectionSpec:
     ],
 )
 def test_what_is_right_goes_by_the_release(release: str, blackwell: str, hopper: str) -> None:
-    table = load_data(SHIPPED, SelectionSpec).table(Version(release))
+    table = SHIPPED.table(Version(release))
     assert table is not None
     assert (table.right["blackwell"], table.right["hopper"]) == (blackwell, hopper)
 
 
 def test_there_is_no_table_for_releases_that_did_not_look() -> None:
-    assert load_data(SHIPPED, SelectionSpec).table(Version("0.19.1")) is None
+    assert SHIPPED.table(Version("0.19.1")) is None
 
 
 def test_a_setting_is_known_to_its_releases() -> None:
@@ -71,11 +75,11 @@ def test_a_setting_is_known_to_its_releases() -> None:
         ({"other": 1}, "other"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_what_is_wrong_is_named_with_its_line(files: Files, changed: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=r"selection\.yaml:\d+") as error:
-        load(tmp_path, **changed)
+        load(files, **changed)
     assert said in str(error.value)
 
 
-def test_the_good_one_is_good(tmp_path: Path) -> None:
-    assert load(tmp_path).flags[0].name == "--a"
+def test_the_good_one_is_good(files: Files) -> None:
+    assert load(files).flags[0].name == "--a"
