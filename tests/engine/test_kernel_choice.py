@@ -19,7 +19,6 @@ from bi_harness.engine.kernel_table import REFUSED, REFUSED_LISTING
 from bi_harness.errors import EngineDied, EngineError, EngineTimeout
 from bi_harness.spec.load import default_paths, load_spec
 
-ROOT = Path(__file__).resolve().parents[2]
 _PATHS = default_paths(environ={})
 SPEC = load_spec(_PATHS.models, _PATHS.hardware, _PATHS.suites).selection["nvfp4"]
 NEW, OLD, OLDEST = Version("0.32.0"), Version("0.20.0"), Version("0.19.1")
