@@ -1,8 +1,8 @@
 """Is a certificate genuine and consistent? Decisions over bytes that were read; nothing is read here.
 
 What is looked at, in this order: the envelope and who signed it; the certificate's schema and spelling;
-whether verdict, counts and lists follow from the checks that it lists; whether the certificate follows from the
-journal; whether each file is the one that was signed; whether each report is what this version renders.
+whether verdict, counts and lists follow from the checks that it lists; whether the certificate follows from
+the journal; whether each file is the one that was signed; whether each report is what this version renders.
 
 Nothing of the certificate is taken at its word. The verdict itself is not judged: a certificate that says
 NOT_CERTIFIED can be as genuine as another.
@@ -37,7 +37,7 @@ from bi_harness.certificate.files import (
     REPORTS,
     FilesStatement,
 )
-from bi_harness.certificate.records import Record
+from bi_harness.certificate.records import CheckResult, Record
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
 from bi_harness.certificate.verdict import why_hollow
@@ -145,29 +145,33 @@ class _Findings(list[Finding]):
         return sum(finding.level == "problem" for finding in self)
 
 
-def examine(folder: Folder, keys: Sequence[Key], recompute: Recompute) -> Examined:
+def examine(
+    folder: Folder, keys: Sequence[Key], recompute: Recompute, *, must_be_signed: bool = True
+) -> Examined:
     """Look at a certificate and at all that lies beside it.
 
     Args:
         folder: the files.
-        keys: public keys, one of which must have signed it, and each of which must not have a bad signature;
-            none for not asking who signed.
+        keys: public keys. A bad signature of one of them is always a problem; none for not asking who signed.
         recompute: see there.
+        must_be_signed: whether it is a problem when none of the keys signed it. Who says no looks at
+            ``Examined.signed_by``.
     """
+    wanted = must_be_signed and bool(keys)
     found = _Findings()
     for name, why in folder.unreadable.items():
         found.problem(name, f"cannot be read: {why}")
     sealed = _sealed(folder, ENVELOPE, keys, found)
     raw = _certificate(folder, sealed, found)
     signed_by = sealed.signed_by if sealed is not None and sealed.payload == raw else ()
-    _signatures(sealed, signed_by, keys, found)
+    _signatures(sealed, signed_by, wanted, found)
     digest = hashlib.sha256(raw).hexdigest() if raw is not None else ""
     statement = _statement(raw, found) if raw is not None else None
     from_journal = False
     if statement is not None:
         consistent(statement, found)
         from_journal = _journal(folder, statement, digest, recompute, found)
-        vouched = _files(folder, statement, digest, keys, found)
+        vouched = _files(folder, statement, digest, keys, wanted, found)
         _reports(folder, statement, recompute, vouched, found)
     named = () if sealed is None else (*sealed.signed_by, *sealed.bad, *sealed.unchecked)
     return Examined(folder.place, statement, digest, tuple(found), signed_by, named, from_journal)
@@ -201,11 +205,9 @@ def _certificate(folder: Folder, sealed: Sealed | None, found: _Findings) -> byt
     return raw
 
 
-def _signatures(
-    sealed: Sealed | None, signed_by: tuple[str, ...], keys: Sequence[Key], found: _Findings
-) -> None:
+def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool, found: _Findings) -> None:
     if sealed is None:
-        if keys:
+        if wanted:
             found.problem(ENVELOPE, "nobody signed it, and a signature is asked for")
         else:
             found.note(ENVELOPE, "nobody signed it: anybody can have made it")
@@ -214,7 +216,7 @@ def _signatures(
         found.problem(ENVELOPE, f"the signature of the key {keyid} is not good: signed content was changed")
     for keyid in signed_by:
         found.good(ENVELOPE, f"signed by the key {keyid}")
-    if keys and not sealed.signed_by and not sealed.bad:
+    if wanted and not sealed.signed_by and not sealed.bad:
         named = ", ".join(sealed.unchecked)
         found.problem(ENVELOPE, f"none of the given keys signed it; it names {named}")
     elif sealed.unchecked:
@@ -345,10 +347,12 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
             )
         )
         if not skipped:
-            checks.append(CheckFinished(time=time, result=check))
+            checks.append(CheckFinished(time=time, result=_as_journaled(check)))
     copied = {
         name: getattr(result, name) for name in RunStarted.model_fields if name in HarnessResult.model_fields
     }
+    if uses := copied.get("waivers"):
+        copied["waivers"] = tuple(use.waiver for use in uses)
     start = RunStarted(**{**copied, "time": time, "plan": tuple(plan), "provenance": provenance})
     engines = [
         EngineReady(time=time, arm=arm, provenance={} if i else {"checkpoints": checkpoints})
@@ -362,6 +366,18 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     if result.finished is not None:
         end = [RunFinished(time=result.finished, interrupted=result.interrupted)]
     return [start, *engines, *checks, *units, *end], journal
+
+
+def _as_journaled(check: CheckResult) -> CheckResult:
+    """A result as a unit gave it: only the certificate waives, and tells that a waiver expired."""
+    if check.status == "waived":
+        return check.model_copy(update={"status": "fail", "waiver": None})
+    if check.status == "fail" and _EXPIRED in check.reason:
+        return check.model_copy(update={"reason": check.reason.partition(_EXPIRED)[0]})
+    return check
+
+
+_EXPIRED = "; its waiver expired on "
 
 
 def _journal(
@@ -393,7 +409,12 @@ def _journal(
 
 
 def _files(
-    folder: Folder, statement: Statement, digest: str, keys: Sequence[Key], found: _Findings
+    folder: Folder,
+    statement: Statement,
+    digest: str,
+    keys: Sequence[Key],
+    wanted: bool,
+    found: _Findings,
 ) -> frozenset[str]:
     """The files that a given key vouches for, as they are; a file that was changed is a problem."""
     sealed = _sealed(folder, FILES_ENVELOPE, keys, found)
@@ -403,7 +424,7 @@ def _files(
         return frozenset()
     for keyid in sealed.bad:
         found.problem(FILES_ENVELOPE, f"the signature of the key {keyid} is not good: it was changed")
-    if keys and not sealed.signed_by and not sealed.bad:
+    if wanted and not sealed.signed_by and not sealed.bad:
         found.problem(FILES_ENVELOPE, "none of the given keys signed it")
     try:
         files = FilesStatement.model_validate_json(sealed.payload, strict=True)
@@ -428,8 +449,8 @@ def _files(
     if uncovered:
         found.note("files", f"nobody signed {', '.join(sorted(uncovered))[:300]}")
     if not sealed.signed_by:
-        if not keys:
-            found.note(FILES_ENVELOPE, "its signature was NOT checked, for no key was given")
+        if not wanted:
+            found.note(FILES_ENVELOPE, "its signature was NOT checked, for its key was not given")
         return frozenset()
     found.good(FILES_ENVELOPE, f"{len(same)} files are as they were signed")
     return same
@@ -466,7 +487,7 @@ def _other_bytes(statement: Statement, harness: str) -> str:
     if isinstance(digests, dict) and digests.get("bi_harness") == harness:
         return "was changed: it is not what this certificate gives"
     return (
-        "is not what this version of bi-harness (and of its libraries) renders: it was changed, or another one "
-        "rendered it, and no signature that was checked covers it. What to do: verify with the version that "
-        "made it, or render it anew with `bi-harness report`"
+        "is not what this version of bi-harness (and of its libraries) renders: it was changed, or another "
+        "one rendered it, and no signature that was checked covers it. What to do: verify with the version "
+        "that made it, or render it anew with `bi-harness report`"
     )

@@ -29,13 +29,13 @@ MAX_BYTES = 512 * 1024 * 1024
 _NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
 
 
-def examined(path: Path, keys: Sequence[Key]) -> Examined:
+def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) -> Examined:
     """Examine a run's folder, a ``certificate.json`` or a ``certificate.dsse.json``.
 
     Raises:
         UsageError: there is no such file or folder.
     """
-    return examine(_folder(path), keys, recompute())
+    return examine(_folder(path), keys, recompute(), must_be_signed=must_be_signed)
 
 
 def certificates(path: Path) -> list[Path]:

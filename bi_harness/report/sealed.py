@@ -1,4 +1,4 @@
-"""A run's signed files: what ``--sign-key`` writes, and which signatures must not stay beside other content."""
+"""A run's signed files: what ``--sign-key`` writes, and what must not stay beside it."""
 
 from __future__ import annotations
 
