@@ -1,8 +1,8 @@
 """How many changed bytes ``verify`` finds: statement, journal, reports, envelopes and logs of a real run.
 
 A flip changes one byte of one file, and is found when ``verify`` calls the run not genuine and names that
-file (of certificate and envelope, which hold the same, either). Once without a key (the statement, the journal
-and the reports hold each other) and once signed (the envelopes and logs, too).
+file (of certificate and envelope, which hold the same, either). Once without a key (statement, journal and
+reports hold each other) and once signed (envelopes and logs, too).
 
     python -m benchmarks.trust.tamper [--all] [RUN]
 
