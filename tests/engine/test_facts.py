@@ -40,7 +40,5 @@ def test_the_wheels_that_bring_kernels(tmp_path: Path, monkeypatch: pytest.Monke
             (info / "RECORD").write_text(f"{name}/x.so,sha256=abc,1\n")
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     found = wheels()
-    assert list(found) == ["flash-attn", "nvidia-cublas", "torch"], (
-        "no RECORD, no digest"
-    )
+    assert list(found) == ["flash-attn", "nvidia-cublas", "torch"], "no RECORD, no digest"
     assert found["torch"] == f"sha256:{hashlib.sha256(RECORD).hexdigest()}"
