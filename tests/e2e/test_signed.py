@@ -29,9 +29,7 @@ def test_it_verifies(small: Ran, harness: Harness) -> None:
     assert cli.main(["verify", str(small.folder), "--key", str(harness.root / "key.pem.pub")]) == 0
 
 
-@pytest.mark.parametrize(
-    "name", [*REPORTS, "events.jsonl", "certificate.dsse.json", "files.dsse.json", "logs"]
-)
+@pytest.mark.parametrize("name", [*REPORTS, "events.jsonl", ENVELOPE, FILES_ENVELOPE, "logs"])
 def test_a_changed_byte_is_found(small: Ran, harness: Harness, tmp_path: Path, name: str) -> None:
     copy = shutil.copytree(small.folder, tmp_path / "run")
     path = min((copy / "logs").iterdir()) if name == "logs" else copy / name
