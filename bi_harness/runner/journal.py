@@ -107,8 +107,17 @@ def read(path: Path) -> tuple[list[Event], str]:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
+    return read_text(data, path.name)
+
+
+def read_text(data: bytes, name: str) -> tuple[list[Event], str]:
+    """As ``read``, of a journal's bytes.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
     lines = data.split(b"\n")
     if lines.pop() != b"":
-        raise UsageError(f"{path.name}:{len(lines) + 1}: the last line is cut off")
-    events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
+        raise UsageError(f"{name}:{len(lines) + 1}: the last line is cut off")
+    events = [parse(line, name, number) for number, line in enumerate(lines, start=1)]
     return events, hashlib.sha256(data).hexdigest()
