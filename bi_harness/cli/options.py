@@ -88,6 +88,14 @@ HardwareFile = Annotated[
 SuitesDir = Annotated[
     Path | None, typer.Option("--suites-dir", envvar="BI_HARNESS_SUITES", help="Folder of suites to use.")
 ]
+WaiversFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--waivers",
+        envvar="BI_HARNESS_WAIVERS",
+        help="Failures that are let be until a day; waivers.yaml beside models.yaml, where there is one.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
 ]

@@ -155,11 +155,20 @@ def load_data(path: Path, model: type[_File]) -> _File:
     Raises:
         SpecError: something is wrong in it; the message has one line for each problem, with file and line.
     """
+    return load_file(path, model)[0]
+
+
+def load_file(path: Path, model: type[_File]) -> tuple[_File, YamlSource]:
+    """As ``load_data``, with where everything stands in the file.
+
+    Raises:
+        SpecError: see ``load_data``.
+    """
     wrong: list[str] = []
     found = _load(path, model, wrong)
     if found is None or wrong:
         raise SpecError("\n".join(wrong))
-    return found[0]
+    return found
 
 
 def _suite_files(folder: Path, wrong: list[str]) -> list[Path]:
