@@ -35,9 +35,9 @@ def verdict(
     """The verdict of a device within a run's scope, and one sentence on what it rests on.
 
     One failure is ``NOT_CERTIFIED``, whatever the rest. ``CERTIFIED`` needs every check that was to run to
-    have passed with evidence, or to have failed and be waived; a check that errs, is inconclusive or never ran
-    leaves ``INCONCLUSIVE``, and so does a run in which nothing passed. A waiver that has expired or that names
-    what passes is ``NOT_CERTIFIED``. Passes are not believed: their evidence is looked at again here.
+    have passed with evidence, or to have failed and be waived; a check that errs, is inconclusive or never
+    ran leaves ``INCONCLUSIVE``, and so does a run in which nothing passed. A waiver that has expired or that
+    names what passes is ``NOT_CERTIFIED``. Passes are not believed: their evidence is looked at again here.
 
     Args:
         results: every planned check.
@@ -59,8 +59,7 @@ def verdict(
     if not complete:
         return "INCONCLUSIVE", "the run did not come to its end"
     passed = [r for r in results if r.status == "pass"]
-    # A skip is the plan's, by a rule; a check that skips itself has given no answer.
-    open_ = [r for r in results if r.status not in ("pass", "waived") and not (r.status == "skip" and r.rule)]
+    open_ = [r for r in results if not _settled(r)]
     if open_:
         return "INCONCLUSIVE", f"{len(open_)} of {_ran(results)} checks gave no answer: {open_[0].reason}"
     waived = waived_note(results)
@@ -68,8 +67,8 @@ def verdict(
         return "INCONCLUSIVE", f"nothing passed: {waived}" if waived else "no check ran"
     if waived:
         return "CERTIFIED", (
-            f"{len(passed)} of {_ran(results)} checks passed, and the control of each diverged with invariance "
-            f"off; {waived}"
+            f"{len(passed)} of {_ran(results)} checks passed, and the control of each diverged with "
+            f"invariance off; {waived}"
         )
     return "CERTIFIED", (
         f"all {len(passed)} checks passed, and the control of each diverged with invariance off"
@@ -94,6 +93,15 @@ def why_hollow(result: CheckResult) -> str:
         or weakness(result.evidence)
         or control_weakness(result.evidence, result.control, 0.0)
     )
+
+
+def _settled(result: CheckResult) -> bool:
+    """Whether a result of a run without failures leaves nothing open."""
+    if result.status == "skip":
+        # A skip is the plan's, by a rule; a check that skips itself has given no answer.
+        return bool(result.rule)
+    # One that reads waived and names no waiver is waived by nobody.
+    return result.status == "pass" or (result.status == "waived" and result.waiver is not None)
 
 
 def predicate_result(

@@ -1,8 +1,8 @@
 """What waivers do to a run's results, and to its verdict. Pure, and from the journal's word alone.
 
-A waiver turns a ``fail`` into ``waived`` and nothing else into anything. It must hold when the run starts, and
-all that it names must fail: one that has expired, or that names something which passes, fails the run, so that
-it is taken out or looked at again.
+A waiver turns a ``fail`` into ``waived`` and nothing else into anything. It must hold when the run starts,
+and all that it names must fail: one that has expired, or that names something which passes, fails the run, so
+that it is taken out or looked at again.
 """
 
 from __future__ import annotations
@@ -90,6 +90,32 @@ def _use(
     else:
         state = "in_force"
     return WaiverUse(waiver=waiver, state=state, checks=tuple(f"{r.cell}::{r.check}" for r in named))
+
+
+def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], started: str) -> str:
+    """Where a certificate's waivers do not follow from its checks; empty when they do.
+
+    Args:
+        checks, uses, started: as the certificate has them.
+    """
+    day = day_of(started)
+    given = [use.waiver for use in uses]
+    for check in checks:
+        where = f"{check.check} on {check.cell}"
+        if (check.status == "waived") != (check.waiver is not None):
+            return f"{where} is {check.status}, but has {'no' if check.waiver is None else 'a'} waiver"
+        if check.waiver is None:
+            continue
+        if check.waiver not in given or not names(check.waiver, check.cell, check.check):
+            return f"{where} has a waiver that is not of it, or that the run was not given"
+        if expired(check.waiver, day):
+            return f"{where} is waived, but its waiver had expired when the run started"
+    as_failed = [c.model_copy(update={"status": "fail"}) if c.status == "waived" else c for c in checks]
+    planned = {(c.cell, c.check) for c in checks if not (c.status == "skip" and c.rule)}
+    for use in uses:
+        if use != _use(use.waiver, as_failed, planned, day):
+            return f"the waiver of {use.waiver.check} on {use.waiver.cell} does not read {use.state}"
+    return ""
 
 
 def must_go(uses: Iterable[WaiverUse], results: Iterable[CheckResult]) -> str:

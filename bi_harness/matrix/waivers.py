@@ -1,4 +1,4 @@
-"""Whether waivers name anything that a run could ever have: of any device, profile and kind of weights. Pure."""
+"""Whether waivers name anything that a run could have, of any device, profile and kind of weights. Pure."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def unknown_waivers(spec: Spec, waivers: Waivers) -> list[str]:
 
 
 def whole_matrix(spec: Spec) -> Mapping[str, frozenset[str]]:
-    """Every cell that any device can have, run or excluded by a rule, with the checks of any profile and weights."""
+    """Every cell that a device can have, excluded or not, with the checks of all profiles and weights."""
     found: dict[str, frozenset[str]] = {}
     for device in spec.devices:
         own = [m.id for m in spec.models.values() if m.devices is None or device in m.devices]
         if not own:
             continue
-        # Named models take part in any profile. Weights and releases decide what is excluded, not what there is.
+        # Named models take part in any profile. Weights and releases decide what is excluded, not what is.
         plan = expand(
             spec,
             device,

@@ -56,8 +56,8 @@ class WaiverSpec(SpecModel):
     """One waiver.
 
     Attributes:
-        cell: pattern of cells' ids: ``*`` stands for any letters (``/`` too), ``?`` for one, ``[ab]`` for one of
-            these; upper and lower case are told apart.
+        cell: pattern of cells' ids: ``*`` stands for any letters (``/`` too), ``?`` for one, ``[ab]`` for one
+            of these; upper and lower case are told apart.
         check: one check's id.
         reason: why the failure is let be.
         link: where it is worked on (http or https).
@@ -103,8 +103,8 @@ def waivers_path(
     """The file: what is given, else the environment's, else ``waivers.yaml`` beside ``models.yaml``.
 
     Returns:
-        A file that is given is returned whether it is there or not: whoever names one means it. ``None`` where
-        none is given and none is there. An empty variable counts as unset.
+        A file that is given is returned whether it is there or not: whoever names one means it. ``None``
+        where none is given and none is there. An empty variable counts as unset.
     """
     env = os.environ if environ is None else environ
     if named := given or env.get(ENV_WAIVERS):
