@@ -46,12 +46,14 @@ def verdict(
             failure too.
         waivers: what came of those that the run was given.
     """
+    waiver = must_go(waivers, results)
     failed = [r for r in results if r.status == "fail"]
     if failed:
-        return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: {_why_failed(failed)}"
+        why = f"{len(failed)} of {_ran(results)} checks failed: {_why_failed(failed)}"
+        return "NOT_CERTIFIED", f"{why}; {waiver}" if waiver else why
     if difference := unequal(axes):
         return "NOT_CERTIFIED", difference
-    if waiver := must_go(waivers, results):
+    if waiver:
         return "NOT_CERTIFIED", waiver
     if hollow := [r for r in results if r.status == "pass" and (why_hollow(r))]:
         first = hollow[0]

@@ -131,14 +131,13 @@ def must_go(uses: Iterable[WaiverUse], results: Iterable[CheckResult]) -> str:
     waiver = first.waiver
     whose = f"the waiver of {waiver.check} on {waiver.cell} (owner: {waiver.owner})"
     if first.state == "expired":
-        what = f"{whose} expired on {waiver.expires}"
+        what = f"{whose} expired on {waiver.expires}: take it out, or decide on it anew"
     else:
         passed = next(
             (r.cell for r in results if r.status == "pass" and names(waiver, r.cell, r.check)), "a cell"
         )
-        what = f"{whose} is stale: it passed on {passed}"
-    more = f", and {len(bad) - 1} more must go, too" if len(bad) > 1 else ""
-    return f"{what}; take the waiver out or make it narrower{more}"
+        what = f"{whose} is stale, since it passed on {passed}: take it out, or make it narrower"
+    return f"{what}; {len(bad) - 1} more must go" if len(bad) > 1 else what
 
 
 def waived_note(results: Iterable[CheckResult]) -> str:

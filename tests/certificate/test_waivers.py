@@ -92,8 +92,8 @@ def test_a_stale_waiver_fails_the_run_and_says_whose() -> None:
     found = ours(result(), waivers=[waiver(cell="cpu/*")])
     assert found.verdict == "NOT_CERTIFIED"
     assert found.why == (
-        "the waiver of alone on cpu/* (owner: A. Reviewer) is stale: it passed on "
-        f"{CELL}; take the waiver out or make it narrower"
+        "the waiver of alone on cpu/* (owner: A. Reviewer) is stale, since it passed on "
+        f"{CELL}: take it out, or make it narrower"
     )
 
 
@@ -133,6 +133,10 @@ def test_an_expired_one_leaves_the_failure_and_says_so() -> None:
         "because fail; its waiver expired on 2026-01-14 (owner: A. Reviewer, https://example.org/issues/7)"
     )
     assert (found.verdict, statement.predicate.result) == ("NOT_CERTIFIED", "FAILED")
+    assert found.why == (
+        "1 of 2 checks failed: bits depend on the batch; the waiver of sampling on "
+        f"{CELL} (owner: A. Reviewer) expired on 2026-01-14: take it out, or decide on it anew"
+    )
     assert statement.predicate.failedTests == (f"{CELL}::sampling",)
 
 
@@ -249,7 +253,7 @@ def test_a_verdict_believes_no_waiver_that_is_not_named() -> None:
 
 def test_the_first_that_must_go_is_named_and_the_others_counted() -> None:
     given = [waiver(cell="cpu/*"), waiver()]
-    assert ours(result(), waivers=given).why.endswith("make it narrower, and 1 more must go, too")
+    assert ours(result(), waivers=given).why.endswith("make it narrower; 1 more must go")
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def test_a_stale_waiver_alone_fails_a_run(standin: Standin) -> None:
     code, out, err = standin.finish("run", "--json")
     assert code == ExitCode.NOT_CERTIFIED, err
     ours = json.loads(out)["certificate"]["predicate"]["bi_harness"]
-    assert "is stale: it passed on cpu/tiny/CPU_ATTN/tp1-dp1/eager/core" in ours["why"]
+    assert "is stale, since it passed on cpu/tiny/CPU_ATTN/tp1-dp1/eager/core" in ours["why"]
     assert ours["totals"]["failed"] == 0
 
 
