@@ -12,6 +12,7 @@ from bi_harness.cli.options import AsJson
 from bi_harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from bi_harness.certificate.statement import Statement
     from bi_harness.report.diff_view import View
 
 Certificates = Annotated[
@@ -67,11 +68,10 @@ def diff(
 def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
     from bi_harness.certificate.diff import compare_certificates
     from bi_harness.report.diff_view import difference_view
-    from bi_harness.report.read import read_certificate
 
     if len(paths) < 2:
         raise UsageError("diff needs two certificates; to look at one: bi-harness report RUN")
-    read = [(_name(path), read_certificate(path)) for path in paths]
+    read = [_read(path) for path in paths]
     found = [compare_certificates(a, b, (name, other)) for (name, a), (other, b) in pairwise(read)]
     data = {"differences": [{"differs": one.matters, **one.model_dump(mode="json")} for one in found]}
     return [difference_view(one) for one in found], "Difference", data, any(one.matters for one in found)
@@ -80,13 +80,21 @@ def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bo
 def _series(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
     from bi_harness.certificate.series import series_of
     from bi_harness.report.diff_view import series_view
-    from bi_harness.report.read import find_certificates, read_certificate
+    from bi_harness.report.read import find_certificates
 
-    found = series_of([(_name(path), read_certificate(path)) for path in find_certificates(paths)])
+    found = series_of([_read(path) for path in find_certificates(paths)])
     data = found.model_dump(mode="json")
     return [series_view(found)], "Series", data, bool(found.bad)
 
 
-def _name(path: Path) -> str:
+def _read(path: Path) -> tuple[str, Statement]:
+    from bi_harness.cli.output import warn
+    from bi_harness.report.facts import contradictions
+    from bi_harness.report.read import read_certificate
+
     # A path that is not UTF-8 has lone surrogates in Python, which no JSON can hold.
-    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    name = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    statement = read_certificate(path)
+    for line in contradictions(statement):
+        warn(f"{name}: {line}")
+    return name, statement
