@@ -212,8 +212,10 @@ def _verdict_values(statement: Statement) -> dict[Route, str]:
         ("result",): statement.predicate.result,
         ("interrupted",): _text(result.interrupted),
     }
-    for axis in result.axes:
-        found[("axes", axis.name, axis.check, *axis.cells, "equal")] = _text(axis.equal)
+    axes = _numbered(result.axes, lambda axis: (axis.name, axis.check, *axis.cells))
+    for (name, check, low, high, nth), axis in axes.items():
+        again = (f"#{nth + 1}",) if nth else ()
+        found["axes", name, check, low, high, *again, "equal"] = _text(axis.equal)
     return found
 
 

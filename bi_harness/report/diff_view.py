@@ -129,7 +129,8 @@ def series_view(series: Series) -> View:
     """A series: what is bad now, since when, and what else changed there."""
     entries = series.entries
     numbers = range(1, len(entries) + 1)
-    bad = series.bad
+    # What passed once comes first: that is a regression, and the rest may never have worked.
+    bad = sorted(series.bad, key=lambda track: track.last_good is None)
     certificates = _section(
         "Certificates",
         ("#", "ended", "device", "vLLM", "verdict", "certificate"),
