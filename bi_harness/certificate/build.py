@@ -29,7 +29,8 @@ from bi_harness.certificate.statement import (
     planted_faults,
     unverified,
 )
-from bi_harness.certificate.verdict import totals, verdict
+from bi_harness.certificate.verdict import predicate_result, totals, verdict
+from bi_harness.certificate.waivers import apply
 from bi_harness.errors import UsageError
 
 Key = tuple[str, str]
@@ -69,9 +70,10 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     results = tuple(result for planned in start.plan for result in _results(planned, fold))
     if unplanned:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
+    results, waivers = apply(start.waivers, results, to_run, start.time)
     interrupted = fold.finished is None or fold.finished.interrupted
     axes = across(results)
-    verdict_, why = verdict(results, complete=not interrupted, axes=axes)
+    verdict_, why = verdict(results, complete=not interrupted, axes=axes, waivers=waivers)
     engine, disagreements = _engine_provenance(fold.engines)
     if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
@@ -89,7 +91,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     return Statement(
         subject=_subject(provenance, start.scope.endpoint),
         predicate=Predicate(
-            result="PASSED" if verdict_ == "CERTIFIED" else "FAILED",
+            result=predicate_result(verdict_, results),
             configuration=_configuration(provenance),
             passedTests=_names(results, "pass"),
             warnedTests=_names(results, "waived"),
@@ -109,6 +111,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 checks=results,
                 power=start.power,
                 axes=axes,
+                waivers=waivers,
             ),
         ),
     )
@@ -147,16 +150,24 @@ def _results(planned: PlannedChecks, fold: _Fold) -> list[CheckResult]:
             for check in planned.checks
         ]
     return [
-        _own_skip(result) if result.status == "skip" else result
+        _own_word(result)
         for check in planned.checks
         for result in [fold.results.get((planned.cell, check)) or _never_ran(planned, check, fold)]
     ]
 
 
-def _own_skip(result: CheckResult) -> CheckResult:
-    # Only a rule skips, and it does so in the plan.
-    reason = f"it skipped itself, and no rule excludes it: {result.reason or 'without a reason'}"
-    return result.model_copy(update={"status": "error", "reason": reason, "rule": None})
+def _own_word(result: CheckResult) -> CheckResult:
+    """A unit's result without what is not a unit's to say."""
+    said = result.reason or "without a reason"
+    if result.status == "skip":
+        # Only a rule skips, and it does so in the plan.
+        reason = f"it skipped itself, and no rule excludes it: {said}"
+    elif result.status == "waived" or result.waiver is not None:
+        # Only a waiver that the run was given waives.
+        reason = f"it waived itself: {said}"
+    else:
+        return result
+    return result.model_copy(update={"status": "error", "reason": reason, "rule": None, "waiver": None})
 
 
 def _unsound_end(start: RunStarted, fold: _Fold) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from bi_harness.certificate.records import CheckResult, Count, Record
+from bi_harness.certificate.records import CheckResult, Count, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 
 
@@ -35,7 +35,10 @@ class PlannedChecks(Record):
 
 
 class RunStarted(Record):
-    """The first event: what was asked for, of whom, and with what."""
+    """The first event: what was asked for, of whom, and with what.
+
+    ``waivers`` are all that the run was given, in the file's order; ``time`` decides which have expired.
+    """
 
     type: Literal["run_started"] = "run_started"
     time: str
@@ -45,6 +48,7 @@ class RunStarted(Record):
     plan: tuple[PlannedChecks, ...]
     provenance: dict[str, Any]
     power: tuple[Power, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
 
 
 class UnitStarted(Record):

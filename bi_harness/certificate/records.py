@@ -6,9 +6,17 @@ JSON without loss (float32 values that matter travel as bit patterns, never as d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Status = Literal["pass", "fail", "inconclusive", "error", "skip", "waived"]
 Verdict = Literal["CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"]
@@ -146,6 +154,31 @@ class Fact(Record):
         return self.judged and self.found not in self.expected
 
 
+def _day(text: str) -> str:
+    date.fromisoformat(text)
+    return text
+
+
+class Waiver(Record):
+    """A failure that someone answers for until a day. It turns a ``fail`` into ``waived``, never into a pass.
+
+    Attributes:
+        cell: pattern of cells' ids (``*`` any letters, ``?`` one, ``[ab]`` one of these).
+        check: the check's name.
+        reason: why the failure is let be.
+        link: where it is worked on.
+        owner: who answers for it.
+        expires: the last day on which it holds (``2026-12-31``, to its end in UTC).
+    """
+
+    cell: str
+    check: str
+    reason: str
+    link: str
+    owner: str
+    expires: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
+
+
 class CheckResult(Record):
     """The result of one check on one cell.
 
@@ -161,6 +194,7 @@ class CheckResult(Record):
         rule: for a skip, the id of the rule that excluded the cell.
         log: for an error, the log file (relative to the run folder) that tells more.
         duration_s: seconds of wall time; ``None`` for a check that never started.
+        waiver: for ``waived``, and there alone, the waiver; everything else stays as the failure left it.
     """
 
     cell: str
@@ -174,3 +208,12 @@ class CheckResult(Record):
     rule: str | None = None
     log: str | None = None
     duration_s: float | None = None
+    waiver: Waiver | None = None
+
+    @model_serializer(mode="wrap")
+    def _waiver_where_one_is(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.waiver is None:
+            # Certificates of before there were any stay what they are, byte for byte.
+            data.pop("waiver", None)
+        return data

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from bi_harness.certificate.records import CheckResult, Count, Record, Verdict
+from bi_harness.certificate.records import CheckResult, Count, Record, Verdict, Waiver
 
 
 class ResourceDescriptor(Record):
@@ -87,6 +87,25 @@ class AxisComparison(Record):
     cells: tuple[str, str]
     equal: bool
     required: bool
+
+
+WaiverState = Literal["in_force", "expired", "stale", "no_answer", "not_in_run"]
+
+
+class WaiverUse(Record):
+    """A waiver that the run was given, and what came of it.
+
+    Attributes:
+        waiver: as it was given.
+        state: ``in_force``: what it names failed, and is waived; ``expired``: its last day was over when the
+            run started; ``stale``: something that it names passed; ``no_answer``: what it names gave none;
+            ``not_in_run``: it names no check that was to run.
+        checks: ``cell::check`` of all it names that was to run, in plan order; not their results.
+    """
+
+    waiver: Waiver
+    state: WaiverState
+    checks: tuple[str, ...] = ()
 
 
 class Totals(Record):
@@ -178,6 +197,7 @@ class HarnessResult(Record):
         checks: every planned check, run or skipped, in plan order.
         power: what the suites are known to catch; a suite without a self-test is not in it.
         axes: the checks that ran at several parallel sizes.
+        waivers: those that the run was given, in the file's order.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -195,12 +215,22 @@ class HarnessResult(Record):
     checks: tuple[CheckResult, ...]
     power: tuple[Power, ...] = ()
     axes: tuple[AxisComparison, ...] = ()
+    waivers: tuple[WaiverUse, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _waivers_where_some_are(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if not self.waivers:
+            # Certificates of before there were any stay what they are, byte for byte.
+            data.pop("waivers", None)
+        return data
 
 
 class Predicate(Record):
-    """in-toto ``test-result``: PASSED only for CERTIFIED; anything else is FAILED to a generic consumer."""
+    """in-toto ``test-result``: PASSED only for CERTIFIED without a waived failure, WARNED for CERTIFIED with
+    one; anything else is FAILED to a generic consumer."""
 
-    result: Literal["PASSED", "FAILED"]
+    result: Literal["PASSED", "WARNED", "FAILED"]
     configuration: tuple[ResourceDescriptor, ...]
     passedTests: tuple[str, ...]
     warnedTests: tuple[str, ...]

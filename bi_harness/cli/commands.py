@@ -26,6 +26,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "verify": CommandEntry("bi_harness.cli.verify", "Tell whether a certificate is genuine and consistent."),
     "gate": CommandEntry("bi_harness.cli.gate", "Hold certificates against a release policy."),
     "key": CommandEntry("bi_harness.cli.key", "Make keys that certificates are signed with."),
+    "diff": CommandEntry("bi_harness.cli.diff", "Show what changed between certificates."),
     "doctor": CommandEntry(
         "bi_harness.cli.doctor", "Tell whether this host can certify, and what is missing."
     ),

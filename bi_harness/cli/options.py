@@ -96,6 +96,14 @@ SignKey = Annotated[
         help="Private key (of `bi-harness key new`) to sign the certificate with.",
     ),
 ]
+WaiversFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--waivers",
+        envvar="BI_HARNESS_WAIVERS",
+        help="Failures that are let be until a day; waivers.yaml beside models.yaml, where there is one.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
 ]

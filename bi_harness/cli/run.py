@@ -22,6 +22,7 @@ from bi_harness.cli.options import (
     SignKey,
     Suites,
     SuitesDir,
+    WaiversFile,
     Weights,
     WeightsName,
 )
@@ -83,12 +84,16 @@ def run(
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
+    waivers: WaiversFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the checks on real vLLM engines and write a certificate with its reports.
 
     With --endpoint, the online suite asks a server that is running already. Its invariance mode and
     configuration are not verified, and the verdict says so.
+
+    A failure that waivers.yaml names shows as waived, with its evidence, and is no pass. A waiver that has
+    expired, or that names a check which passes, fails the run.
 
     Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
     the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
@@ -101,10 +106,12 @@ def run(
     from bi_harness.runner.progress import watching
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
     from bi_harness.spec.load import default_paths, load_spec
+    from bi_harness.spec.waivers import load_waivers, waivers_path
 
     # Before anything else: hours of work must not end at a key that cannot sign.
     signer = signer_of(sign_key)
     paths = default_paths(models_file, hardware_file, suites_dir)
+    waivers_file = waivers_path(waivers, paths.models)
     prepared = prepare(
         RunOptions(
             device=device,
@@ -121,6 +128,7 @@ def run(
             engine_python=engine_python,
             endpoint=endpoint,
             control_endpoint=control_endpoint,
+            waivers=load_waivers(waivers_file) if waivers_file is not None else None,
         ),
         load_spec(paths.models, paths.hardware, paths.suites),
     )

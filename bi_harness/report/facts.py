@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from bi_harness.certificate.records import CheckResult, Status, Verdict
 from bi_harness.certificate.statement import DIRTY, Statement, is_dirty, planted_faults, unverified
+from bi_harness.certificate.verdict import predicate_result
+from bi_harness.certificate.waivers import contradiction, waived_note
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
 
@@ -25,11 +27,20 @@ VERDICT_WORDS: Final[dict[Verdict, str]] = {
 
 
 def verdict_line(statement: Statement) -> str:
-    """The verdict in words; of an endpoint, with what was not verified. It is never shown without that."""
+    """The verdict in words, with how many checks are waived and, of an endpoint, what was not verified. It is
+    never shown without either."""
     result = statement.predicate.bi_harness
     words = VERDICT_WORDS[result.verdict]
+    if waived := waived_note(result.checks):
+        words = f"{words}, {waived}"
     endpoint = result.scope.endpoint
     return words if endpoint is None else f"{words} ({clean(unverified(endpoint), 400)})"
+
+
+def warned(statement: Statement) -> bool:
+    """Whether it is certified with waived failures: no report shows that in the colours of a pass."""
+    result = statement.predicate.bi_harness
+    return result.verdict == "CERTIFIED" and any(check.status == "waived" for check in result.checks)
 
 
 UNKNOWN: Final = "unknown"
@@ -165,9 +176,13 @@ def caveats(statement: Statement) -> tuple[str, ...]:
         found.append("Synthetic weights: random values in the model's shape, not the released checkpoint.")
     if result.scope.layers is not None:
         found.append(f"Shortened model: {plural(result.scope.layers, 'layer')} only.")
-    waived = sum(check.status == "waived" for check in result.checks)
+    waived = [check for check in result.checks if check.status == "waived"]
     if waived:
-        found.append(f"{plural(waived, 'failure')} waived: listed below with the failures.")
+        ends = min((check.waiver.expires for check in waived if check.waiver is not None), default="")
+        found.append(
+            f"{plural(len(waived), 'failure')} waived: not passed, and shown with the failures"
+            f"{f'; the first waiver ends on {clean(ends, 40)}' if ends else ''}."
+        )
     return (*found, *contradictions(statement))
 
 
@@ -186,7 +201,7 @@ def contradictions(statement: Statement) -> tuple[str, ...]:
             found.append(f"Contradiction: the verdict is CERTIFIED, but of the checks {', '.join(against)}.")
         if not have["pass"]:
             found.append("Contradiction: the verdict is CERTIFIED, but no check passed.")
-    if (predicate.result == "PASSED") != (result.verdict == "CERTIFIED"):
+    if predicate.result != predicate_result(result.verdict, result.checks):
         verdict = VERDICT_WORDS[result.verdict]
         found.append(f"Contradiction: result is {predicate.result}, but the verdict is {verdict}.")
     totals = result.totals
@@ -200,6 +215,8 @@ def contradictions(statement: Statement) -> tuple[str, ...]:
     }
     if any(said[status] != have[status] for status in STATUSES):
         found.append("Contradiction: the totals are not those of the checks listed.")
+    if waiver := contradiction(result.checks, result.waivers, result.started):
+        found.append(f"Contradiction: {clean(waiver, 400)}.")
     return tuple(found)
 
 

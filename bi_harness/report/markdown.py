@@ -13,6 +13,7 @@ from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.matrix_view import Slot, build_matrix
 from bi_harness.report.text import clean, count, plural, when
 from bi_harness.report.tree import entries, leaves
+from bi_harness.report.waivers_view import waiver_lines, waivers_left
 
 MAX_BYTES: Final = 1_000_000
 """Buildkite refuses an annotation of more than 1 MiB."""
@@ -64,13 +65,19 @@ def render_markdown(statement: Statement) -> str:
 
 def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
-    parts += [_facts(statement, listed), _skips(statement, listed), _provenance(statement, listed)]
+    parts += [
+        _facts(statement, listed),
+        _waivers(statement, listed),
+        _skips(statement, listed),
+        _provenance(statement, listed),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(statement: Statement) -> str:
     result = statement.predicate.bi_harness
-    title = f"{_VERDICT_SYMBOLS[result.verdict]} {escape(facts.verdict_line(statement), 500)}"
+    symbol = _SYMBOLS["waived"] if facts.warned(statement) else _VERDICT_SYMBOLS[result.verdict]
+    title = f"{symbol} {escape(facts.verdict_line(statement), 500)}"
     head = (
         ("vLLM", facts.vllm_version(statement)),
         ("scope", facts.scope_label(statement)),
@@ -143,7 +150,7 @@ def _findings(statement: Statement, listed: int) -> str:
 def _finding(item: Finding) -> str:
     where = f"{code(item.check)} on {code(item.cell_label, 300)}"
     lines = [f"#### {_SYMBOLS[item.status]} {item.status}: {where}", ""]
-    story = (item.reason, item.figures, item.where, item.control)
+    story = (item.waiver, item.reason, item.figures, item.where, item.control)
     lines += [f"{escape(text, 1_000)}  " for text in story if text]
     if item.log:
         lines.append(f"Log: {code(item.log, 400)}")
@@ -178,6 +185,26 @@ def _facts(statement: Statement, listed: int) -> str:
     if left > 0:
         out.append(f"_The facts of {plural(left, 'more check')} are in certificate.json._")
     return "\n\n".join(out)
+
+
+def _waivers(statement: Statement, listed: int) -> str:
+    lines, left = waiver_lines(statement), waivers_left(statement)
+    if not lines and not left:
+        return ""
+    out = ["### Waivers"]
+    if lines:
+        out += [
+            "",
+            "| Check | Cells | State | Until | Owner | Reason |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+    for item in lines[:listed]:
+        state = f"❌ {escape(item.state)}" if item.bad else escape(item.state)
+        words = (escape(item.expires), escape(item.owner, 200), f"{escape(item.reason)} {escape(item.link)}")
+        out.append(f"| {code(item.check)} | {code(item.cell, 300)} | {state} | {' | '.join(words)} |")
+    if len(lines) > listed:
+        out += ["", f"_{plural(len(lines) - listed, 'more waiver')} in certificate.html._"]
+    return "\n".join([*out, *(["", f"_{escape(left)}_"] if left else [])])
 
 
 def _skips(statement: Statement, listed: int) -> str:

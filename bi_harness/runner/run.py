@@ -18,6 +18,7 @@ from typing import Any
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
+from bi_harness.certificate.records import Waiver
 from bi_harness.certificate.statement import EndpointScope, Power, Scope, Statement
 from bi_harness.device.detect import detect
 from bi_harness.device.engine_probe import probe_engine
@@ -25,11 +26,12 @@ from bi_harness.device.facts import HostFacts
 from bi_harness.device.match import match_device
 from bi_harness.engine.config import checkpoint_spec
 from bi_harness.engine.endpoint import endpoint_url
-from bi_harness.errors import NothingToRun, UsageError
+from bi_harness.errors import NothingToRun, SpecError, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Unit
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import Selection, narrowed, select
+from bi_harness.matrix.waivers import unknown_waivers
 from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import safe_name
@@ -40,6 +42,7 @@ from bi_harness.runner.provenance import harness_provenance
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.types import Profile, Weights
+from bi_harness.spec.waivers import WAIVERS, Waivers
 from bi_harness.workload.plan import plan_workload
 
 ENDPOINT_SUITE = "online"
@@ -62,6 +65,7 @@ class RunOptions:
         endpoint: base URL of a running server to certify in place of one that is started.
         control_endpoint: the same for its control.
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
+        waivers: failures that are let be; ``None`` where no file is given.
     """
 
     device: str
@@ -82,6 +86,7 @@ class RunOptions:
     endpoint: str | None = None
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
+    waivers: Waivers | None = None
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -118,10 +123,13 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
 
     Raises:
         WrongDevice: the host is not the device that was named.
-        UsageError: no engine, a selection or workload that cannot be, or a suite's damaged self-test.
+        UsageError: no engine, a selection or workload that cannot be, a waiver that names nothing in the
+            matrix, or a suite's damaged self-test.
         NothingToRun: the selection leaves nothing.
     """
     options = _at_endpoint(options)
+    if options.waivers is not None and (wrong := unknown_waivers(spec, options.waivers)):
+        raise SpecError("\n".join(wrong))
     host = detect()
     device = match_device(options.device, spec.devices, host)
     kind = spec.devices[device].kind
@@ -308,9 +316,19 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
             )
             for planned in selection.plan.cells
         ),
-        provenance=harness_provenance(run.spec, options.command, options.environment()),
+        provenance=_provenance(run),
         power=run.power,
+        waivers=tuple(Waiver(**entry.model_dump()) for entry in options.waivers.entries)
+        if options.waivers is not None
+        else (),
     )
+
+
+def _provenance(run: Prepared) -> dict[str, Any]:
+    found = harness_provenance(run.spec, run.options.command, run.options.environment())
+    if (waivers := run.options.waivers) is not None:
+        found["digests"] = {**found["digests"], WAIVERS: waivers.source.digest}
+    return found
 
 
 def weights_of(model: ModelSpec, options: RunOptions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -60,6 +61,17 @@ def _regex(value: str) -> str:
     return value
 
 
+def _date(value: str) -> str:
+    try:
+        # fromisoformat alone also takes 20261231 and 2026-W53-4.
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ValueError
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("not a date; write one like 2026-12-31") from None
+    return value
+
+
 def _as_list(value: Any) -> Any:
     """One name stands for a list of one."""
     return [value] if isinstance(value, str) else value
@@ -86,6 +98,9 @@ Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Backend = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Z0-9_]*$")]
 Range = Annotated[str, Field(strict=True), AfterValidator(_specifier)]
 Release = Annotated[str, Field(strict=True), AfterValidator(_version)]
+Day = Annotated[str, Field(strict=True), AfterValidator(_date)]
+"""``"2026-12-31"``."""
+
 Regex = Annotated[str, Field(strict=True), AfterValidator(_regex)]
 Capability = Annotated[str, Field(strict=True, pattern=r"^\d{1,3}\.\d$")]
 EnvName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
