@@ -150,6 +150,39 @@ class Scope(Record):
         return data
 
 
+class Reopened(Record):
+    """A check that ran again when the run was resumed, and what came of it before.
+
+    Attributes:
+        cell, check: which.
+        status: of its earlier result; ``none`` where it had none.
+        reason: of that, or what became of its unit.
+    """
+
+    cell: str
+    check: str
+    status: Literal["none", "error", "skip", "pass"]
+    reason: str = ""
+
+
+class Resumption(Record):
+    """A time at which the run was resumed.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        kept: checks that kept their results.
+        torn: bytes of a line that was cut off, and was dropped from the journal.
+        host: the name of the host that it went on on.
+        reopened: the checks that were left to run, and what they had to show before.
+    """
+
+    time: str
+    kept: Count
+    torn: Count = 0
+    host: str = ""
+    reopened: tuple[Reopened, ...]
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -168,6 +201,7 @@ class HarnessResult(Record):
         checks: every planned check, run or skipped, in plan order.
         power: what the suites are known to catch; a suite without a self-test is not in it.
         axes: the checks that ran at several parallel sizes.
+        resumed: the times at which the run was resumed, after it was cut off or left checks open.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -185,6 +219,15 @@ class HarnessResult(Record):
     checks: tuple[CheckResult, ...]
     power: tuple[Power, ...] = ()
     axes: tuple[AxisComparison, ...] = ()
+    resumed: tuple[Resumption, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _resumed_where_it_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if not self.resumed:
+            # As with the scope's endpoint: certificates of undisturbed runs are what they always were.
+            del data["resumed"]
+        return data
 
 
 class Predicate(Record):

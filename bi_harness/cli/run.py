@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from bi_harness.cli.options import (
     SuitesDir,
     Weights,
     WeightsName,
+    given,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +62,30 @@ ControlEndpoint = Annotated[
 ]
 
 
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        envvar="BI_HARNESS_RESUME",
+        help="Do what is left of the run in this folder; other flags are those it began with.",
+    ),
+]
+
+_FIELDS = {
+    **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
+    **{name: name for name in ("engine_python", "endpoint", "control_endpoint")},
+    "model": "models",
+    "suite": "suites",
+    "backend": "backends",
+    "mode": "modes",
+    "k": "expression",
+}
+"""Parameters of ``run`` → fields of ``RunOptions``."""
+
+
 def run(
+    ctx: typer.Context,
     device: Device = "auto",
     model: Models = None,
     suite: Suites = None,
@@ -75,6 +100,7 @@ def run(
     endpoint: Endpoint = None,
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
+    resume: Resume = None,
     record: Record = False,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
@@ -86,6 +112,10 @@ def run(
     With --endpoint, the online suite asks a server that is running already. Its invariance mode and
     configuration are not verified, and the verdict says so.
 
+    With --resume RUN (its folder), checks that have a result keep it, and the others run. It must be the same
+    run: other YAML, suites, flags, another vLLM, bi-harness or host are refused (4), and so is a folder in
+    which a run is still going on.
+
     Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
     the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
     """
@@ -93,35 +123,49 @@ def run(
 
     from bi_harness.certificate.verdict import exit_code
     from bi_harness.report.console import print_result
-    from bi_harness.report.write import write_reports
+    from bi_harness.report.write import remove_reports, write_reports
+    from bi_harness.runner.earlier import resuming
     from bi_harness.runner.progress import watching
+    from bi_harness.runner.resume import prepare_again
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
     from bi_harness.spec.load import default_paths, load_spec
 
-    paths = default_paths(models_file, hardware_file, suites_dir)
-    prepared = prepare(
-        RunOptions(
-            device=device,
-            out=out,
-            models=model,
-            suites=suite,
-            backends=backend,
-            modes=[m.value for m in mode] if mode else None,
-            expression=k,
-            profile=profile.value,
-            weights=weights.value,
-            layers=layers,
-            seed=seed,
-            engine_python=engine_python,
-            endpoint=endpoint,
-            control_endpoint=control_endpoint,
-        ),
-        load_spec(paths.models, paths.hardware, paths.suites),
+    options = RunOptions(
+        device=device,
+        out=out,
+        models=model,
+        suites=suite,
+        backends=backend,
+        modes=[m.value for m in mode] if mode else None,
+        expression=k,
+        profile=profile.value,
+        weights=weights.value,
+        layers=layers,
+        seed=seed,
+        engine_python=engine_python,
+        endpoint=endpoint,
+        control_endpoint=control_endpoint,
     )
     screen = Console(stderr=True)
-    with stop_signals() as stopped:
+    with ExitStack() as stack:
+        earlier = stack.enter_context(resuming(resume)) if resume is not None else None
+        if earlier is None:
+            paths = default_paths(models_file, hardware_file, suites_dir)
+            prepared = prepare(options, load_spec(paths.models, paths.hardware, paths.suites))
+        else:
+            prepared = prepare_again(
+                earlier,
+                options,
+                given(ctx, _FIELDS),
+                models=models_file,
+                hardware=hardware_file,
+                suites=suites_dir,
+            )
+            if not earlier.complete:
+                remove_reports(earlier.run_dir)  # They are of less than what will be there.
+        stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
-            run_dir, statement = execute(prepared, watch, stopped=stopped)
+            run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
         reports = write_reports(statement, run_dir)
     if as_json:
         write_json_result(statement, run_dir)

@@ -16,6 +16,7 @@ from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
 
 CERTIFICATE: Final = "certificate.json"
+SIGNED: Final = "certificate.dsse.json"
 
 # The certificate comes first: a fault in a report's rendering must not cost what the run found out.
 _WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
@@ -33,6 +34,19 @@ def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
     Each file appears whole or not at all, and writing twice gives the same bytes.
     """
     return {name: replace_file(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+
+
+def remove_reports(run_dir: Path) -> None:
+    """Removes what ``write_reports`` wrote, and a signature on it: the run goes on, and they are of less.
+
+    Raises:
+        InfrastructureError: one cannot be removed.
+    """
+    for name in (*_WRITERS, SIGNED):
+        try:
+            (run_dir / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InfrastructureError(f"cannot remove {run_dir / name}: {error.strerror or error}") from error
 
 
 def replace_file(path: Path, content: str | bytes) -> Path:

@@ -96,6 +96,24 @@ def parse(line: bytes, name: str, number: int | None) -> Event:
         raise UsageError(f"{where}: not an event of a journal: {place}: {first['msg']}") from error
 
 
+def read_whole_lines(path: Path) -> tuple[list[Event], int, bytes]:
+    """The events of a journal that may have been cut off while a line was written.
+
+    Returns:
+        The events of its whole lines, how many bytes those are, and what is there of one more line.
+
+    Raises:
+        UsageError: the file is missing, or a whole line is damaged, with the file and the line's number.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
+    *lines, torn = data.split(b"\n")
+    events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
+    return events, len(data) - len(torn), torn
+
+
 def read(path: Path) -> tuple[list[Event], str]:
     """A whole journal and the sha256 of its bytes, as hexadecimal digits.
 
@@ -109,6 +127,9 @@ def read(path: Path) -> tuple[list[Event], str]:
         raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
     lines = data.split(b"\n")
     if lines.pop() != b"":
-        raise UsageError(f"{path.name}:{len(lines) + 1}: the last line is cut off")
+        raise UsageError(
+            f"{path.name}:{len(lines) + 1}: the last line is cut off. "
+            "`bi-harness run --resume RUN` drops it and does the rest of the run"
+        )
     events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
     return events, hashlib.sha256(data).hexdigest()
