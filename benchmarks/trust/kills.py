@@ -403,8 +403,10 @@ def _seconds(folder: Path) -> float:
 
 
 def _shared_memory() -> set[str]:
+    """The segments of Python, torch, NCCL and vLLM; others may put files there, too."""
     folder = Path("/dev/shm")
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names if name.startswith(("psm_", "torch_", "sem.", "nccl", "vllm"))}
 
 
 def _first_difference(a: Any, b: Any, where: str = "") -> str:
