@@ -166,7 +166,7 @@ def run(
         stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
-        reports = write_reports(statement, run_dir)
+        reports = write_reports(statement, run_dir, enough=stopped.again)
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)

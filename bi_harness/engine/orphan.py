@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 PARENT_POLL_S = 0.5
 _TRACKER = b"multiprocessing.resource_tracker"
@@ -42,12 +43,9 @@ def end_group() -> None:
 
 def _others() -> Iterator[int]:
     group = os.getpgrp()
-    for name in os.listdir("/proc"):
-        if not name.isdecimal() or int(name) == os.getpid():
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or (pid := int(folder.name)) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if os.getpgid(int(name)) != group:
-                continue
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                if _TRACKER not in file.read():
-                    yield int(name)
+            if os.getpgid(pid) == group and _TRACKER not in (folder / "cmdline").read_bytes():
+                yield pid

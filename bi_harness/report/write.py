@@ -28,12 +28,23 @@ _WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
 }
 
 
-def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
+def write_reports(
+    statement: Statement, run_dir: Path, *, enough: Callable[[], bool] = lambda: False
+) -> dict[str, Path]:
     """Writes every file of the run's folder that is computed from ``statement``; returns name → path.
 
     Each file appears whole or not at all, and writing twice gives the same bytes.
+
+    Args:
+        enough: whether to leave it at what is written, asked after each file. The certificate is always
+            written, and ``bi-harness report`` writes the rest.
     """
-    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+    written: dict[str, Path] = {}
+    for name, writer in _WRITERS.items():
+        if written and enough():
+            break
+        written[name] = replace_file(run_dir / name, writer(statement))
+    return written
 
 
 def remove_reports(run_dir: Path) -> None:

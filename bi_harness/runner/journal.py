@@ -47,14 +47,17 @@ class Journal:
 
     def write(self, event: Event) -> None:
         """Append one event, whole, in one write."""
-        line = event.model_dump_json().encode("utf-8") + b"\n"
+        line = memoryview(event.model_dump_json().encode("utf-8") + b"\n")
         try:
-            written = os.write(self._fd, line)
+            # A disk that takes half of it has no room for the rest, and says so then.
+            while line:
+                line = line[os.write(self._fd, line) :]
             os.fdatasync(self._fd)
         except OSError as error:
-            raise InfrastructureError(f"cannot write the journal {self._path}: {error.strerror}") from error
-        if written != len(line):
-            raise InfrastructureError(f"cannot write the journal {self._path}: the disk took half a line")
+            raise InfrastructureError(
+                f"cannot write the journal {self._path}: {error.strerror}. "
+                "When it can be written again, `bi-harness run --resume RUN` does the rest"
+            ) from error
 
 
 class Tail:

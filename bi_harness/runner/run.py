@@ -456,21 +456,37 @@ def _task(
     )
 
 
+class StopSignals:
+    """Whether the run was told to stop: call it. ``again``: whether it was told so more than once."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._again = threading.Event()
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._came.is_set()
+
+    def again(self) -> bool:
+        """Whether somebody is in a hurry."""
+        return self._again.is_set()
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """A signal's handler."""
+        (self._again if self._came.is_set() else self._came).set()
+
+
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[StopSignals]:
     """Take Ctrl-C and SIGTERM (what a CI agent sends) as a wish that is asked for, never as an exception.
 
     An exception could come between an event that was read and its place in the journal, or while processes
     are being ended; and a second one, while the first is being dealt with.
     """
-    came = threading.Event()
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        came.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wish = StopSignals()
+    before = {number: signal.signal(number, wish.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield wish
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.engine.test_process import runs, until
 
-# An engine: it holds shared memory, a child holds more, and both would be removed by Python's resource tracker.
+# An engine: it holds shared memory and a child holds more, which Python's resource tracker is to remove.
 ENGINE = """
 import os, subprocess, sys, time
 from multiprocessing import Process
