@@ -2,6 +2,7 @@
 
 A journal is ``events.jsonl``, one event a line, in the order in which they were written. The runner writes
 ``RunStarted`` first, with the whole plan, so that a check that leaves no trace is still missed.
+``RunResumed`` begins another attempt at what is left.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class RunStarted(Record):
     provenance: dict[str, Any]
     power: tuple[Power, ...] = ()
     waivers: tuple[Waiver, ...] = ()
+    asked: dict[str, Any] | None = None
+    """The options as they were given, for ``--resume``; ``None`` in journals of before there was one."""
 
 
 class UnitStarted(Record):
@@ -124,6 +127,28 @@ class RunFinished(Record):
     interrupted: bool
 
 
+class RunResumed(Record):
+    """A run that left checks without a verdict goes on. What was written before stays as it is.
+
+    Attributes:
+        kept: checks whose results stand (see ``attempts``).
+        left: checks that are to run, for the first time or again.
+        units: how many units those are of.
+        torn: bytes of a last line that was cut off while it was written, and was dropped.
+        host: the name of the host that it goes on on.
+        command: that resumed it.
+    """
+
+    type: Literal["run_resumed"] = "run_resumed"
+    time: str
+    kept: Count
+    left: Count
+    units: Count
+    torn: Count = 0
+    host: str = ""
+    command: tuple[str, ...] = ()
+
+
 Event = Annotated[
     RunStarted
     | UnitStarted
@@ -132,7 +157,8 @@ Event = Annotated[
     | CheckProgress
     | CheckFinished
     | UnitFinished
-    | RunFinished,
+    | RunFinished
+    | RunResumed,
     Field(discriminator="type"),
 ]
 

@@ -179,6 +179,39 @@ class Scope(Record):
         return data
 
 
+class Reopened(Record):
+    """A check that ran again when the run was resumed, and what came of it before.
+
+    Attributes:
+        cell, check: which.
+        status: of its earlier result; ``none`` where it had none.
+        reason: of that, or what became of its unit.
+    """
+
+    cell: str
+    check: str
+    status: Literal["none", "error", "skip", "pass"]
+    reason: str = ""
+
+
+class Resumption(Record):
+    """A time at which the run was resumed.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        kept: checks that kept their results.
+        torn: bytes of a line that was cut off, and was dropped from the journal.
+        host: the name of the host that it went on on.
+        reopened: the checks that were left to run, and what they had to show before.
+    """
+
+    time: str
+    kept: Count
+    torn: Count = 0
+    host: str = ""
+    reopened: tuple[Reopened, ...]
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -198,6 +231,7 @@ class HarnessResult(Record):
         power: what the suites are known to catch; a suite without a self-test is not in it.
         axes: the checks that ran at several parallel sizes.
         waivers: those that the run was given, in the file's order.
+        resumed: the times at which the run was resumed, after it was cut off or left checks open.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -217,12 +251,15 @@ class HarnessResult(Record):
     axes: tuple[AxisComparison, ...] = ()
     waivers: tuple[WaiverUse, ...] = ()
 
+    resumed: tuple[Resumption, ...] = ()
+
     @model_serializer(mode="wrap")
-    def _waivers_where_some_are(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        if not self.waivers:
-            # Certificates of before there were any stay what they are, byte for byte.
-            data.pop("waivers", None)
+        for name in ("waivers", "resumed"):
+            if not getattr(self, name):
+                # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
+                data.pop(name, None)
         return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -107,3 +108,17 @@ WaiversFile = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
 ]
+
+
+def given(ctx: typer.Context, fields: Mapping[str, str]) -> set[str]:
+    """Those fields whose parameter was given, on the command line or by a variable.
+
+    Args:
+        fields: by parameter.
+    """
+    sources = {name: ctx.get_parameter_source(name) for name in fields}
+    return {
+        field
+        for name, field in fields.items()
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+    }

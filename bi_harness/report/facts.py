@@ -13,6 +13,9 @@ from bi_harness.certificate.waivers import contradiction, waived_note
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
 
+MAX_REOPENED: Final = 5
+"""Checks that ran again that are named in a line."""
+
 STATUSES: Final[tuple[Status, ...]] = ("fail", "error", "inconclusive", "waived", "skip", "pass")
 """Worst first: the order in which a reader must see them."""
 
@@ -150,12 +153,29 @@ def axes_label(statement: Statement) -> str:
     return "; ".join(lines)
 
 
+def resumed_label(statement: Statement) -> str:
+    """That the run was resumed, and what had failed before; empty for one that was not."""
+    resumed = statement.predicate.bi_harness.resumed
+    if not resumed:
+        return ""
+    failed = [one for resumption in resumed for one in resumption.reopened if one.status != "none"]
+    named = [
+        f"{clean(one.cell, 120)} {clean(one.check, 80)} ({one.status}: {clean(one.reason, 300)})"
+        for one in failed[:MAX_REOPENED]
+    ]
+    more = f" and {len(failed) - len(named):,} more" if len(failed) > len(named) else ""
+    before = f"; ran again: {', '.join(named)}{more}" if named else ""
+    return f"The run was resumed {plural(len(resumed), 'time')}, each time for what had no verdict{before}"
+
+
 def caveats(statement: Statement) -> tuple[str, ...]:
     """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
     result = statement.predicate.bi_harness
     found = []
     if result.interrupted:
         found.append("The run was interrupted before its end.")
+    if label := resumed_label(statement):
+        found.append(f"{label}.")
     found += [
         f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted_faults(result.effective)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bi_harness.certificate.files import CERTIFICATE as CERTIFICATE
+from bi_harness.certificate.files import ENVELOPE, FILES_ENVELOPE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
 from bi_harness.report.html import render_html
@@ -27,12 +28,36 @@ WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
 """Each file of a run's folder that is computed from the statement, and how."""
 
 
-def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
+def write_reports(
+    statement: Statement, run_dir: Path, *, enough: Callable[[], bool] = lambda: False
+) -> dict[str, Path]:
     """Writes every file of the run's folder that is computed from ``statement``; returns name → path.
 
     Each file appears whole or not at all, and writing twice gives the same bytes.
+
+    Args:
+        enough: whether to leave it at what is written, asked after each file. The certificate is always
+            written, and ``bi-harness report`` writes the rest.
     """
-    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in WRITERS.items()}
+    written: dict[str, Path] = {}
+    for name, writer in WRITERS.items():
+        if written and enough():
+            break
+        written[name] = replace_file(run_dir / name, writer(statement))
+    return written
+
+
+def remove_reports(run_dir: Path) -> None:
+    """Removes what ``write_reports`` wrote, and signatures on it: the run goes on, and they are of less.
+
+    Raises:
+        InfrastructureError: one cannot be removed.
+    """
+    for name in (*WRITERS, ENVELOPE, FILES_ENVELOPE):
+        try:
+            (run_dir / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InfrastructureError(f"cannot remove {run_dir / name}: {error.strerror or error}") from error
 
 
 def replace_file(path: Path, content: str | bytes) -> Path:

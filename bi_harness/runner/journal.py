@@ -47,14 +47,17 @@ class Journal:
 
     def write(self, event: Event) -> None:
         """Append one event, whole, in one write."""
-        line = event.model_dump_json().encode("utf-8") + b"\n"
+        line = memoryview(event.model_dump_json().encode("utf-8") + b"\n")
         try:
-            written = os.write(self._fd, line)
+            # A disk that takes half of it has no room for the rest, and says so then.
+            while line:
+                line = line[os.write(self._fd, line) :]
             os.fdatasync(self._fd)
         except OSError as error:
-            raise InfrastructureError(f"cannot write the journal {self._path}: {error.strerror}") from error
-        if written != len(line):
-            raise InfrastructureError(f"cannot write the journal {self._path}: the disk took half a line")
+            raise InfrastructureError(
+                f"cannot write the journal {self._path}: {error.strerror}. "
+                "When it can be written again, `bi-harness run --resume RUN` does the rest"
+            ) from error
 
 
 class Tail:
@@ -96,6 +99,24 @@ def parse(line: bytes, name: str, number: int | None) -> Event:
         raise UsageError(f"{where}: not an event of a journal: {place}: {first['msg']}") from error
 
 
+def read_whole_lines(path: Path) -> tuple[list[Event], int, bytes]:
+    """The events of a journal that may have been cut off while a line was written.
+
+    Returns:
+        The events of its whole lines, how many bytes those are, and what is there of one more line.
+
+    Raises:
+        UsageError: the file is missing, or a whole line is damaged, with the file and the line's number.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
+    *lines, torn = data.split(b"\n")
+    events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
+    return events, len(data) - len(torn), torn
+
+
 def read(path: Path) -> tuple[list[Event], str]:
     """A whole journal and the sha256 of its bytes, as hexadecimal digits.
 
@@ -118,6 +139,9 @@ def read_text(data: bytes, name: str) -> tuple[list[Event], str]:
     """
     lines = data.split(b"\n")
     if lines.pop() != b"":
-        raise UsageError(f"{name}:{len(lines) + 1}: the last line is cut off")
+        raise UsageError(
+            f"{name}:{len(lines) + 1}: the last line is cut off. "
+            "`bi-harness run --resume RUN` drops it and does the rest of the run"
+        )
     events = [parse(line, name, number) for number, line in enumerate(lines, start=1)]
     return events, hashlib.sha256(data).hexdigest()

@@ -15,6 +15,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    RunResumed,
     RunStarted,
     UnitFinished,
     UnitStarted,
@@ -42,6 +43,11 @@ class Watcher:
             self._units = len({p.unit for p in running})
             if self._bar is not None:
                 self._task = self._bar.add_task("starting", total=float(self._total))
+        elif isinstance(event, RunResumed):
+            self._finished, self._total = event.kept, event.kept + event.left
+            self._units = event.units
+            self._say(f"resumed: {event.kept} checks keep their results, {event.left} are left")
+            self._advance(float(self._finished))
         elif isinstance(event, UnitStarted):
             self._say(f"unit {self._units_done + 1}/{self._units} {event.unit}")
             self._describe(f"{event.unit}: starting")

@@ -8,9 +8,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,9 @@ from bi_harness.matrix.select import Selection, narrowed, select
 from bi_harness.matrix.waivers import unknown_waivers
 from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
+from bi_harness.runner.earlier import Earlier
 from bi_harness.runner.engines import safe_name
+from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
@@ -47,6 +49,9 @@ from bi_harness.workload.plan import plan_workload
 
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
+
+_OF_THE_MOMENT = ("out", "command", "waivers")
+"""Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class Prepared:
     device: str
     host: HostFacts
     python: str
+    vllm: str | None
     selection: Selection
     power: tuple[Power, ...] = ()
 
@@ -177,7 +183,7 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)
     # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
     power = known_power(spec, suites) if options.control else ()
-    return Prepared(options, spec, device, host, engine.executable, selection, power)
+    return Prepared(options, spec, device, host, engine.executable, engine.vllm_version, selection, power)
 
 
 def _at_endpoint(options: RunOptions) -> RunOptions:
@@ -216,7 +222,11 @@ def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
 
 
 def execute(
-    run: Prepared, watch: Callable[[Event], None], *, stopped: Callable[[], bool] = lambda: False
+    run: Prepared,
+    watch: Callable[[Event], None],
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    earlier: Earlier | None = None,
 ) -> tuple[Path, Statement]:
     """Run every unit and build the certificate from the journal.
 
@@ -225,6 +235,7 @@ def execute(
         watch: is called with each event after it is in the journal.
         stopped: whether to stop, asked all the time (see ``stop_signals``): the unit at hand and everything
             it started are ended, and the certificate is of a run that was interrupted.
+        earlier: what is there of this run already: the rest is done.
 
     Returns:
         The run's folder and its certificate. The reports are not written yet.
@@ -233,22 +244,47 @@ def execute(
         UsageError: when the folder cannot be made.
         InfrastructureError: when the journal cannot be written.
     """
+    if earlier is not None:
+        if not earlier.complete:
+            _run_units(run, earlier.run_dir, watch, stopped, earlier)
+        return earlier.run_dir, from_journal(earlier.run_dir)
     run_dir = make_run_dir(run.options.out, run.device)
-    work = run_dir / ".work"
-    with Journal(run_dir / JOURNAL, new=True) as journal:
+    _run_units(run, run_dir, watch, stopped, None)
+    return run_dir, from_journal(run_dir)
+
+
+def _run_units(
+    run: Prepared,
+    run_dir: Path,
+    watch: Callable[[Event], None],
+    stopped: Callable[[], bool],
+    earlier: Earlier | None,
+) -> None:
+    checks = run.selection.checks
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(run_dir / JOURNAL, new=earlier is None))
+        if earlier is None:
+            stack.enter_context(held(run_dir / JOURNAL))  # ``resuming`` does it for a run that is resumed.
 
         def emit(event: Event) -> None:
             journal.write(event)
             watch(event)
 
-        emit(_run_started(run, run_dir.name))
+        if earlier is None:
+            emit(run_started(run, run_dir.name))
+        else:
+            checks = earlier.left.checks
+            watch(earlier.start)
+            earlier.go_on(emit)
+            shutil.rmtree(run_dir / WORK, ignore_errors=True)  # What it told is in the journal now.
         for unit in run.selection.plan.units:
             if stopped():
                 break
-            run_unit(_task(run, unit, run_dir, work), emit, run.options.environment(), stopped=stopped)
+            if any(cell.id in checks for cell in unit.cells):
+                task = _task(run, unit, checks, run_dir, earlier.attempt if earlier is not None else 1)
+                run_unit(task, emit, run.options.environment(), stopped=stopped)
         emit(RunFinished(time=now(), interrupted=stopped()))
-    shutil.rmtree(work, ignore_errors=True)
-    return run_dir, from_journal(run_dir)
+    shutil.rmtree(run_dir / WORK, ignore_errors=True)
 
 
 def from_journal(run_dir: Path) -> Statement:
@@ -278,7 +314,44 @@ def make_run_dir(out: Path, device: str) -> Path:
     return folder
 
 
-def _run_started(run: Prepared, run_id: str) -> RunStarted:
+def asked(run: Prepared) -> dict[str, Any]:
+    """The options as they were given, in JSON's types, and what they were taken for on this host: what a run
+    that is resumed is made of."""
+    options = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in ((f.name, getattr(run.options, f.name)) for f in fields(RunOptions))
+        if name not in _OF_THE_MOMENT
+    }
+    paths = {name: str(getattr(run.spec.paths, name).absolute()) for name in ("models", "hardware", "suites")}
+    if run.options.waivers is not None:
+        paths["waivers"] = str(run.options.waivers.path.absolute())
+    return {
+        "options": {**options, "device": run.device, "engine_python": run.python},
+        "paths": paths,
+        "vllm": run.vllm,
+    }
+
+
+def options_from(told: Mapping[str, Any], given: RunOptions) -> RunOptions:
+    """The inverse of ``asked``.
+
+    Args:
+        told: by ``asked``.
+        given: has what is of the moment: where to write, the command.
+
+    Raises:
+        UsageError: it is no such thing.
+    """
+    known = {f.name for f in fields(RunOptions)}
+    options: dict[str, Any] = dict(told.get("options", {}))
+    if unknown := options.keys() - known:
+        raise UsageError(f"the journal has options that this bi-harness does not know: {sorted(unknown)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return replace(given, **values)
+
+
+def run_started(run: Prepared, run_id: str) -> RunStarted:
+    """The first event of a run."""
     options, selection = run.options, run.selection
     device = run.spec.devices[run.device]
     return RunStarted(
@@ -321,6 +394,7 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
         waivers=tuple(Waiver(**entry.model_dump()) for entry in options.waivers.entries)
         if options.waivers is not None
         else (),
+        asked=asked(run),
     )
 
 
@@ -357,11 +431,15 @@ def _host(host: HostFacts) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
-def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
+def _task(
+    run: Prepared, unit: Unit, checks_of: Mapping[str, tuple[str, ...]], run_dir: Path, attempt: int
+) -> UnitTask:
     options, spec = run.options, run.spec
-    folder = work / safe_name(unit.id)
+    folder = unit_folder(run_dir, attempt, unit.id)
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
-    checks = {cell: run.selection.checks[cell.id] for cell in unit.cells}
+    # A cell with nothing left to do stays: engines are as large as all cells of the unit need.
+    checks = {cell: checks_of.get(cell.id, ()) for cell in unit.cells}
+    logs = run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
     # Where both arms do not fit, each takes turns with the other in every check.
     limits = [
         (spec.suites[cell.suite].check(name).starts, spec.suites[cell.suite].timeouts)
@@ -383,7 +461,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
             suites=str(spec.paths.suites.absolute()),
             spec_digests=dict(spec.digests),
             folder=str(folder),
-            logs=str(run_dir / "logs"),
+            logs=str(logs),
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
@@ -398,21 +476,37 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
     )
 
 
+class StopSignals:
+    """Whether the run was told to stop: call it. ``again``: whether it was told so more than once."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._again = threading.Event()
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._came.is_set()
+
+    def again(self) -> bool:
+        """Whether somebody is in a hurry."""
+        return self._again.is_set()
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """A signal's handler."""
+        (self._again if self._came.is_set() else self._came).set()
+
+
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[StopSignals]:
     """Take Ctrl-C and SIGTERM (what a CI agent sends) as a wish that is asked for, never as an exception.
 
     An exception could come between an event that was read and its place in the journal, or while processes
     are being ended; and a second one, while the first is being dealt with.
     """
-    came = threading.Event()
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        came.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wish = StopSignals()
+    before = {number: signal.signal(number, wish.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield wish
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

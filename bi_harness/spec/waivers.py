@@ -87,10 +87,12 @@ class Waivers:
     Attributes:
         entries: in the file's order; no cell and check twice.
         source: where each of them stands, and the file's digest.
+        path: the file.
     """
 
     entries: tuple[WaiverSpec, ...]
     source: YamlSource
+    path: Path
 
     def problem(self, index: int, key: str, what: str) -> str:
         """``waivers.yaml:4: waivers.0.check: what``."""
@@ -121,7 +123,7 @@ def load_waivers(path: Path) -> Waivers:
         SpecError: something is wrong; the message has one line for each problem, with file and line.
     """
     file, source = load_file(path, WaiversFile)
-    found = Waivers(file.waivers, source)
+    found = Waivers(file.waivers, source, path)
     first: dict[tuple[str, str], int] = {}
     wrong = []
     for index, entry in enumerate(found.entries):

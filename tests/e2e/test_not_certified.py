@@ -153,6 +153,12 @@ def test_no_engine_outlives_its_run(harness: Harness, number: int) -> None:
     if number == signal.SIGKILL:
         process.communicate(timeout=30)
         wait_for(lambda: not of_run(mark, out), 5, "all processes gone")
+        # What it did not come to is done when it is resumed; tests/survival/ has more.
+        (folder,) = out.glob("cpu/*")
+        again = harness.start("run", "--resume", str(folder), mark=mark, out=out)
+        _, err = again.communicate(timeout=300)
+        assert again.returncode == ExitCode.CERTIFIED, err
+        assert of_run(mark, out) == ()
     else:
         _, err = process.communicate(timeout=30)
         assert process.returncode == ExitCode.INTERRUPTED, err
