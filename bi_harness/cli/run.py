@@ -183,6 +183,10 @@ def run(
         stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
+        if earlier is not None and signer is None:
+            from bi_harness.report.sealed import refuse_stale
+
+            refuse_stale(statement, run_dir)  # A run that was complete keeps its signature, if it still holds.
         reports = write_reports(statement, run_dir, enough=stopped.again) | sign(statement, run_dir, signer)
     if as_json:
         write_json_result(statement, run_dir)
