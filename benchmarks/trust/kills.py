@@ -33,7 +33,7 @@ import psutil
 from bi_harness.certificate.essence import essence
 from bi_harness.certificate.events import CheckFinished, RunFinished, RunStarted
 from bi_harness.certificate.statement import Statement
-from bi_harness.runner.journal import read_whole_lines
+from bi_harness.runner.journal import JOURNAL, read_whole_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BI_HARNESS_KILLS_MARK"
@@ -272,7 +272,9 @@ def _one_run(
         code = process.wait()
         _see_gone(bench, figures)
         if folder is None:
-            folder = next(iter(set(_folders(bench.out)) - before), None)
+            # One that was killed before it wrote down what it is to do cannot be resumed: it is begun anew.
+            begun = set(_folders(bench.out)) - before
+            folder = next((path for path in begun if _lines(path)), None)
         if folder is not None:
             watch.look(folder)
         if code in (3, 4):
@@ -305,7 +307,7 @@ class _Watch:
 
     def look(self, folder: Path) -> None:
         """After a kill, or an end."""
-        path = folder / "events.jsonl"
+        path = folder / JOURNAL
         data = path.read_bytes() if path.is_file() else b""
         data = data[: data.rfind(b"\n") + 1]
         if not data.startswith(self._journal):
@@ -406,6 +408,11 @@ def _see_gone(bench: Bench, figures: Figures) -> None:
             process.kill()
 
 
+def _lines(folder: Path) -> int:
+    path = folder / JOURNAL
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def _folders(out: Path) -> list[Path]:
     return [path for path in out.glob("*/*") if path.is_dir()]
 
@@ -416,7 +423,7 @@ def _statement(folder: Path) -> Statement:
 
 def _seconds(folder: Path) -> float:
     """From the start of a run to the end of its certificate."""
-    events, _, _ = read_whole_lines(folder / "events.jsonl")
+    events, _, _ = read_whole_lines(folder / JOURNAL)
     took = datetime.fromisoformat(events[-1].time) - datetime.fromisoformat(events[0].time)
     return took.total_seconds() + 3.0  # its imports before, and the reports after
 

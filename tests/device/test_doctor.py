@@ -231,6 +231,15 @@ def test_probe_of_no_interpreter(tmp_path: Path) -> None:
         probe_engine("/bin/true")
 
 
+def test_an_engine_that_is_killed_while_it_is_asked(tmp_path: Path) -> None:
+    """Nothing is wrong with the interpreter that was named: another try is right."""
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.raises(InfrastructureError, match="was killed by signal 9"):
+        probe_engine(str(killed))
+
+
 # --- all together
 
 
