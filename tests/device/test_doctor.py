@@ -14,7 +14,7 @@ from bi_harness.device import doctor
 from bi_harness.device.detect import GpuUser
 from bi_harness.device.doctor import Finding, examine
 from bi_harness.device.engine_probe import EngineFacts, probe_engine
-from bi_harness.errors import SpecError, UsageError
+from bi_harness.errors import InfrastructureError, SpecError, UsageError
 
 from .conftest import Device, make_gpu, make_host
 
