@@ -16,7 +16,7 @@ from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
 
 CERTIFICATE: Final = "certificate.json"
-SIGNED: Final = ("certificate.dsse.json", "files.dsse.json")
+SIGNED: Final = "certificate.dsse.json"
 
 # The certificate comes first: a fault in a report's rendering must not cost what the run found out.
 _WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
@@ -48,12 +48,12 @@ def write_reports(
 
 
 def remove_reports(run_dir: Path) -> None:
-    """Removes what ``write_reports`` wrote, and signatures on it: the run goes on, and they are of less.
+    """Removes what ``write_reports`` wrote, and a signature on it: the run goes on, and they are of less.
 
     Raises:
         InfrastructureError: one cannot be removed.
     """
-    for name in (*_WRITERS, *SIGNED):
+    for name in (*_WRITERS, SIGNED):
         try:
             (run_dir / name).unlink(missing_ok=True)
         except OSError as error:
