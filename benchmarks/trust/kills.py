@@ -3,8 +3,8 @@
 A run is started; at a random moment a random victim gets SIGKILL: the runner, the unit's pytest, an engine's
 worker, a process that vLLM started below one, or all at once. What still runs is killed again or waited for,
 then ``run --resume`` goes on, and so on; after a few kills the run is left alone and must end. With an
-interpreter that has vLLM the engines are real ones; without, a stand-in suite takes their place, which tries
-the runner alone. The result says how many kills were of which kind.
+interpreter that has vLLM some of the runs have real engines; in the others a stand-in suite takes their
+place, which tries the runner alone. The result says how many kills were of which kind.
 
     python -m benchmarks.trust.kills --kills 200 --engine-python .venv/bin/python
 """
@@ -33,18 +33,18 @@ import psutil
 from bi_harness.certificate.essence import essence
 from bi_harness.certificate.events import CheckFinished, RunFinished, RunStarted
 from bi_harness.certificate.statement import Statement
-from bi_harness.runner.journal import read_whole_lines
+from bi_harness.runner.journal import JOURNAL, read_whole_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "BI_HARNESS_KILLS_MARK"
 VICTIMS = ("runner", "unit", "worker", "core", "all")
-MOST_KILLS_OF_A_RUN = 8
+KILLS_OF_A_RUN = (3, 12)
 EARLY_S = 30.0
 """Three of four kills fall into this much of a run's beginning: on a busy host a run takes minutes."""
 GONE_S = 10.0
 """Within this everything that was started must be gone after the runner's end, on a busy host."""
 
-REAL = ("--device", "cpu", "--model", "qwen3-tiny", "--mode", "eager")
+REAL = ("--device", "cpu", "--model", "qwen3-tiny-fp32", "--mode", "eager")
 
 STANDIN_CHECK = """\
 watch = "import sys, time; from bi_harness.engine.orphan import die_with_parent; "
@@ -124,12 +124,35 @@ class Figures:
         """Remember something that should not be."""
         self.notes.append(text)
 
+    def told(self) -> dict[str, object]:
+        """As data; what must be 0 is, where ``ok`` is true."""
+        bad = {
+            "lost_results": self.lost,
+            "changed_results": self.changed,
+            "false_certificates": self.false_certificates,
+            "other_certificates": self.different,
+            "refused_resumes": self.refused,
+            "orphan_processes": self.orphans,
+            "shared_memory_left": self.shared_memory,
+        }
+        return {
+            "kills": self.kills.total(),
+            "victims": dict(sorted(self.kills.items())),
+            "runs": self.runs,
+            "resumed": self.resumed,
+            **bad,
+            "gone_after_s": round(self.gone_after_s, 1),
+            "notes": self.notes,
+            "ok": not any(bad.values()),
+        }
+
 
 def measure(
     kills: int = 200,
     engine_python: str | None = None,
     seed: int = 0,
     *,
+    real: int = 40,
     undisturbed: Path | None = None,
     work: Path | None = None,
 ) -> dict[str, object]:
@@ -137,21 +160,43 @@ def measure(
 
     Args:
         kills: how many, over as many runs as it takes.
-        engine_python: the interpreter that has vLLM; without one, a stand-in suite takes the engine's place.
+        engine_python: the interpreter that has vLLM; without one, a stand-in suite takes the engine's place
+            in all of them.
         seed: of victims and moments.
-        undisturbed: the folder of a whole run of the same plan, to compare with; made where it is not given.
+        real: how many of them are of runs with real engines, where there is such an interpreter. One takes a
+            quarter of a minute on two idle cores, one of a stand-in three seconds.
+        undisturbed: the folder of a whole real run of the same plan, to compare with; made where it is not
+            given.
         work: a folder for the runs; one that is removed by default.
 
     Returns:
-        Figures; all of ``lost_results``, ``changed_results``, ``false_certificates``, ``other_certificates``,
+        Figures: ``kills``, and how many of them were of which engine; all of ``lost_results``,
+        ``changed_results``, ``false_certificates``, ``other_certificates``, ``refused_resumes``,
         ``orphan_processes`` and ``shared_memory_left`` are 0 where all is well, and ``ok`` says so.
     """
     with tempfile.TemporaryDirectory(prefix="bi-harness-kills-") as made:
         folder = work or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = _real(folder, engine_python) if engine_python else _standin(folder)
         dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-        return _measure(bench, kills, dice, folder, undisturbed, real=bool(engine_python))
+        began = time.monotonic()
+        figures, spans = Figures(), {}
+        shared = _shared_memory()
+        of_real = min(real, kills) if engine_python else 0
+        if engine_python and of_real:
+            bench = _real(folder, engine_python)
+            spans["real"] = _measure(bench, of_real, dice, folder / "real.log", undisturbed, figures)
+        if kills > of_real:
+            log = folder / "standin.log"
+            spans["standin"] = _measure(_standin(folder), kills - of_real, dice, log, None, figures)
+        figures.shared_memory = len(_shared_memory() - shared)
+        return {
+            "engine": "real" if of_real == kills else "stand-in" if not of_real else "real and stand-in",
+            "real_kills": of_real,
+            "standin_kills": figures.kills.total() - of_real,
+            "undisturbed_s": {name: round(span, 1) for name, span in spans.items()},
+            "seconds": round(time.monotonic() - began, 1),
+            **figures.told(),
+        }
 
 
 def _real(folder: Path, engine_python: str) -> Bench:
@@ -177,41 +222,15 @@ def _standin(folder: Path) -> Bench:
 
 
 def _measure(
-    bench: Bench, kills: int, dice: random.Random, folder: Path, undisturbed: Path | None, *, real: bool
-) -> dict[str, object]:
-    began = time.monotonic()
-    figures = Figures()
-    shared = _shared_memory()
-    log = folder / "runs.log"
-    if undisturbed is None:
-        undisturbed = _whole_run(bench, log)
-    span = _seconds(undisturbed)
-    wanted = essence(_statement(undisturbed))
-    while (done := figures.kills.total()) < kills:
-        most = min(kills - done, dice.randint(1, MOST_KILLS_OF_A_RUN))
-        _one_run(bench, most, span, dice, log, figures, wanted)
-    figures.shared_memory = len(_shared_memory() - shared)
-    result: dict[str, object] = {
-        "kills": figures.kills.total(),
-        "engine": "real" if real else "stand-in",
-        "victims": dict(sorted(figures.kills.items())),
-        "runs": figures.runs,
-        "resumed": figures.resumed,
-        "lost_results": figures.lost,
-        "changed_results": figures.changed,
-        "false_certificates": figures.false_certificates,
-        "other_certificates": figures.different,
-        "refused_resumes": figures.refused,
-        "orphan_processes": figures.orphans,
-        "shared_memory_left": figures.shared_memory,
-        "gone_after_s": round(figures.gone_after_s, 1),
-        "undisturbed_s": round(span, 1),
-        "seconds": round(time.monotonic() - began, 1),
-        "notes": figures.notes,
-    }
-    bad = ("lost_results", "changed_results", "false_certificates", "other_certificates", "refused_resumes")
-    result["ok"] = not any(result[name] for name in (*bad, "orphan_processes", "shared_memory_left"))
-    return result
+    bench: Bench, kills: int, dice: random.Random, log: Path, undisturbed: Path | None, figures: Figures
+) -> float:
+    """Add so many kills to the figures; how long an undisturbed run took, in seconds."""
+    undisturbed = undisturbed or _whole_run(bench, log)
+    span, wanted = _seconds(undisturbed), essence(_statement(undisturbed))
+    all_of_them = figures.kills.total() + kills
+    while (left := all_of_them - figures.kills.total()) > 0:
+        _one_run(bench, min(left, dice.randint(*KILLS_OF_A_RUN)), span, dice, log, figures, wanted)
+    return span
 
 
 def _whole_run(bench: Bench, log: Path) -> Path:
@@ -253,7 +272,9 @@ def _one_run(
         code = process.wait()
         _see_gone(bench, figures)
         if folder is None:
-            folder = next(iter(set(_folders(bench.out)) - before), None)
+            # One that was killed before it wrote down what it is to do cannot be resumed: it is begun anew.
+            begun = set(_folders(bench.out)) - before
+            folder = next((path for path in begun if _lines(path)), None)
         if folder is not None:
             watch.look(folder)
         if code in (3, 4):
@@ -286,7 +307,7 @@ class _Watch:
 
     def look(self, folder: Path) -> None:
         """After a kill, or an end."""
-        path = folder / "events.jsonl"
+        path = folder / JOURNAL
         data = path.read_bytes() if path.is_file() else b""
         data = data[: data.rfind(b"\n") + 1]
         if not data.startswith(self._journal):
@@ -387,6 +408,11 @@ def _see_gone(bench: Bench, figures: Figures) -> None:
             process.kill()
 
 
+def _lines(folder: Path) -> int:
+    path = folder / JOURNAL
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def _folders(out: Path) -> list[Path]:
     return [path for path in out.glob("*/*") if path.is_dir()]
 
@@ -397,7 +423,7 @@ def _statement(folder: Path) -> Statement:
 
 def _seconds(folder: Path) -> float:
     """From the start of a run to the end of its certificate."""
-    events, _, _ = read_whole_lines(folder / "events.jsonl")
+    events, _, _ = read_whole_lines(folder / JOURNAL)
     took = datetime.fromisoformat(events[-1].time) - datetime.fromisoformat(events[0].time)
     return took.total_seconds() + 3.0  # its imports before, and the reports after
 
@@ -426,12 +452,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--engine-python", default=os.environ.get("BI_HARNESS_ENGINE_PYTHON"))
+    parser.add_argument("--real", type=int, default=40, help="of the kills, with real engines")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=Path)
     parser.add_argument("--work", type=Path)
     given = parser.parse_args()
     result = measure(
-        given.kills, given.engine_python, given.seed, undisturbed=given.undisturbed, work=given.work
+        given.kills,
+        given.engine_python,
+        given.seed,
+        real=given.real,
+        undisturbed=given.undisturbed,
+        work=given.work,
     )
     json.dump(result, sys.stdout, indent=2)
     sys.stdout.write("\n")

@@ -126,7 +126,10 @@ def resuming(run_dir: Path) -> Iterator[Earlier]:
 def _earlier(run_dir: Path) -> Earlier:
     events, whole, torn = read_whole_lines(run_dir / JOURNAL)
     if not events or not isinstance(events[0], RunStarted):
-        raise UsageError(f"{run_dir / JOURNAL} does not begin with run_started: there is nothing to resume")
+        raise UsageError(
+            f"{run_dir / JOURNAL} does not begin with run_started: there is nothing to resume. "
+            "Start a new run"
+        )
     start = events[0]
     added, unit_torn = _not_passed_on(run_dir, events)
     known = {(e.result.cell, e.result.check) for e in [*events, *added] if isinstance(e, CheckFinished)}

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from bi_harness.certificate.build import build
-from bi_harness.certificate.essence import essence
 from bi_harness.errors import InfrastructureError
 from bi_harness.exits import ExitCode
 from bi_harness.report.write import write_reports
 from tests.certificate.journals import JOURNAL, sound
 from tests.runner.standin import Standin, certificates
-from tests.survival.runs import GOOD, folder, once, resume, statement, times_begun, undisturbed
+from tests.survival.runs import GOOD, folder, once, resume, statement, times_begun
 
 # The runner's files may grow no more than so far: what is written beyond is cut off, as on a full disk.
 NO_ROOM = """\
@@ -26,7 +25,9 @@ resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (journal.stat().st_size + 
 """
 
 
-@pytest.mark.parametrize("room", [0, 100, 2000])
+@pytest.mark.parametrize(
+    "room", [pytest.param(0, marks=pytest.mark.long), 100, pytest.param(2000, marks=pytest.mark.long)]
+)
 def test_a_journal_that_cannot_grow(standin: Standin, room: int) -> None:
     standin.write(one=GOOD, two=once(standin, NO_ROOM.replace("ROOM", str(room))), three=GOOD)
     code, _, err = standin.finish("run")
@@ -43,7 +44,6 @@ def test_a_journal_that_cannot_grow(standin: Standin, room: int) -> None:
     assert times_begun(standin)["one"] == 1
     told = statement(folder(standin))
     assert told.predicate.bi_harness.resumed[0].torn == len(data) - len(whole)
-    assert essence(told) == undisturbed(standin)
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full(standin: Standin, small_disk: Path) -> None:
     """In the middle of a check, by what somebody else writes."""
     ballast = small_disk / "ballast"
@@ -82,7 +83,6 @@ with open({str(ballast)!r}, "wb", buffering=0) as file:
     ballast.unlink()
     code, _, err = standin.finish(*resumed)
     assert code == ExitCode.CERTIFIED, err
-    assert essence(statement(run)) == undisturbed(standin)
 
 
 def test_a_report_on_a_full_disk_leaves_no_half_of_it(small_disk: Path) -> None:

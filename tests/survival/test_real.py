@@ -80,7 +80,7 @@ class Going:
 
 @pytest.fixture(scope="module")
 def spec(harness: Harness) -> list[str]:
-    return [*harness.spec("survival", checks=2, check_s=30), "--mode", "eager", "--model", "qwen3-tiny"]
+    return [*harness.spec("survival", checks=2, check_s=30), "--mode", "eager", "--model", "qwen3-tiny-fp32"]
 
 
 @pytest.fixture(scope="module")
