@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,16 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from bi_harness.certificate.events import EVENTS, Event
+from bi_harness.certificate.problems import first_problem
 from bi_harness.errors import InfrastructureError, UsageError
 
 JOURNAL = "events.jsonl"
+
+MAX_BYTES = 256 * 1024 * 1024
+"""Of a journal that is read back. A check with its evidence takes 5 KB: this is 50,000 of them."""
+
+MAX_LINE = 8 * 1024 * 1024
+"""Of one event. The largest is the first, with the plan: 3 MB for 10,000 cells."""
 
 
 def now() -> str:
@@ -87,28 +95,51 @@ def parse(line: bytes, name: str, number: int | None) -> Event:
     Raises:
         UsageError: with the file and the line's number, when it is not one.
     """
+    where = f"{name}:{number}" if number is not None else name
+    if len(line) > MAX_LINE:
+        raise UsageError(f"{where}: not an event of a journal: longer than {MAX_LINE >> 20} MiB")
     try:
         return EVENTS.validate_json(line)
     except ValidationError as error:
-        where = f"{name}:{number}" if number is not None else name
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}: not an event of a journal: {place}: {first['msg']}") from error
+        raise UsageError(f"{where}: not an event of a journal: {first_problem(error)}") from error
 
 
 def read(path: Path) -> tuple[list[Event], str]:
     """A whole journal and the sha256 of its bytes, as hexadecimal digits.
 
     Raises:
-        UsageError: when the file is missing, or a line is damaged. A damaged journal is never skipped over:
-            what it would have said is not known.
+        UsageError: when the file is missing, is no regular one or too large, or a line is damaged. A damaged
+            journal is never skipped over: what it would have said is not known.
     """
     try:
-        data = path.read_bytes()
+        # Not to wait: a FIFO without a writer would be waited for without end.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"cannot read the journal {path}: it is not a regular file")
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
-    lines = data.split(b"\n")
-    if lines.pop() != b"":
-        raise UsageError(f"{path.name}:{len(lines) + 1}: the last line is cut off")
-    events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
+    except ValueError as error:
+        raise UsageError(f"cannot read the journal {path}: {error}") from error
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"cannot read the journal {path}: it is larger than {MAX_BYTES >> 20} MiB")
+    return read_text(data, path.name)
+
+
+def read_text(data: bytes, name: str) -> tuple[list[Event], str]:
+    """As ``read``, of a journal's bytes.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
+    if data and not data.endswith(b"\n"):
+        line = data.count(b"\n") + 1
+        raise UsageError(f"{name}:{line}: the last line is cut off")
+    events: list[Event] = []
+    start = 0
+    while start < len(data):
+        # One by one: a split would hold every line of a file that ends at its first damaged one.
+        end = data.index(b"\n", start)
+        events.append(parse(data[start:end], name, len(events) + 1))
+        start = end + 1
     return events, hashlib.sha256(data).hexdigest()
