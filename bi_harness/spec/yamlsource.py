@@ -32,6 +32,9 @@ MAX_DEPTH = 24
 MAX_PROBLEMS = 100
 """Told of one file; nobody reads more, and their text must not grow with what a hostile file holds."""
 
+MAX_KEY = 400
+"""Characters of a key: it is in the place of everything below it, and so in each problem there."""
+
 MAX_NAME = 80
 """Characters of a key in a message."""
 
@@ -238,6 +241,9 @@ class _Reader:
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 self._problem(key, "a key must be a plain name")
+                continue
+            if len(key.value) > MAX_KEY:
+                self._problem(key, f'"{shortened(key.value)}": a key of more than {MAX_KEY} characters')
                 continue
             if key.value in entries:
                 first = entries[key.value][0].start_mark.line + 1
