@@ -88,6 +88,14 @@ HardwareFile = Annotated[
 SuitesDir = Annotated[
     Path | None, typer.Option("--suites-dir", envvar="BI_HARNESS_SUITES", help="Folder of suites to use.")
 ]
+SignKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-key",
+        envvar="BI_HARNESS_SIGN_KEY",
+        help="Private key (of `bi-harness key new`) to sign the certificate with.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
 ]

@@ -19,6 +19,7 @@ from bi_harness.cli.options import (
     Modes,
     Profile,
     ProfileName,
+    SignKey,
     Suites,
     SuitesDir,
     Weights,
@@ -26,6 +27,8 @@ from bi_harness.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
     from bi_harness.certificate.statement import Statement
 
 Out = Annotated[Path, typer.Option("--out", "-o", envvar="BI_HARNESS_OUT", help="Folder of runs.")]
@@ -76,6 +79,7 @@ def run(
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
     record: Record = False,
+    sign_key: SignKey = None,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
@@ -98,6 +102,8 @@ def run(
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
     from bi_harness.spec.load import default_paths, load_spec
 
+    # Before anything else: hours of work must not end at a key that cannot sign.
+    signer = signer_of(sign_key)
     paths = default_paths(models_file, hardware_file, suites_dir)
     prepared = prepare(
         RunOptions(
@@ -122,7 +128,7 @@ def run(
     with stop_signals() as stopped:
         with watching(screen) as watch:
             run_dir, statement = execute(prepared, watch, stopped=stopped)
-        reports = write_reports(statement, run_dir)
+        reports = write_reports(statement, run_dir) | sign(statement, run_dir, signer)
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)
@@ -130,6 +136,28 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+
+
+def signer_of(path: Path | None) -> CryptoSigner | None:
+    """The key of ``--sign-key``.
+
+    Raises:
+        UsageError: it cannot sign.
+    """
+    if path is None:
+        return None
+    from bi_harness.certificate.sign import load_signing_key
+
+    return load_signing_key(path)
+
+
+def sign(statement: Statement, run_dir: Path, signer: CryptoSigner | None) -> dict[str, Path]:
+    """Sign what lies in the run's folder, where a key was given; returns name → path."""
+    if signer is None:
+        return {}
+    from bi_harness.report.sealed import write_sealed
+
+    return write_sealed(statement, run_dir, signer)
 
 
 def write_proposal(statement: Statement, run_dir: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from bi_harness.certificate.files import CERTIFICATE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
 from bi_harness.report.html import render_html
@@ -15,16 +16,15 @@ from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
 
-CERTIFICATE: Final = "certificate.json"
-
 # The certificate comes first: a fault in a report's rendering must not cost what the run found out.
-_WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
-    CERTIFICATE: Statement.to_json,
-    "certificate.html": render_html,
-    "certificate.md": render_markdown,
+WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
+    CERTIFICATE: lambda statement: statement.to_json().encode(),
+    "certificate.html": lambda statement: render_html(statement).encode(),
+    "certificate.md": lambda statement: render_markdown(statement).encode(),
     "junit.xml": render_junit,
     "cells.parquet": render_parquet,
 }
+"""Each file of a run's folder that is computed from the statement, and how."""
 
 
 def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
@@ -32,7 +32,7 @@ def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
 
     Each file appears whole or not at all, and writing twice gives the same bytes.
     """
-    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in WRITERS.items()}
 
 
 def replace_file(path: Path, content: str | bytes) -> Path:
