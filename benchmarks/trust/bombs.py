@@ -178,6 +178,42 @@ def journal_bombs(start: bytes, end: bytes) -> dict[str, bytes]:
     return found
 
 
+def certificate_bombs(sound: bytes, envelope: bytes) -> dict[str, bytes]:
+    """Certificates and envelopes that are damaged, or ask for much.
+
+    Args:
+        sound: a certificate.
+        envelope: a signed one.
+    """
+    checks = sound.index(b'"checks": [') + len(b'"checks": [')
+    names = sound.index(b'"passedTests": [') + len(b'"passedTests": [')
+    payload = envelope.index(b'"payload": "') + len(b'"payload": "')
+    return {
+        "a million nothings for checks": sound[:checks] + b"0," * 1_000_000 + sound[checks:],
+        "a million numbers for names": sound[:names] + b"0," * 1_000_000 + sound[names:],
+        "a million names": sound[:names] + b'"a",' * 1_000_000 + sound[names:],
+        "500,000 unknown keys": b"{" + b"".join(b'"k%d":0,' % i for i in range(500_000)) + sound[1:],
+        "a verdict twice": sound.replace(b'"verdict":', b'"verdict": "CERTIFIED", "verdict":', 1),
+        "2,500,000 lists in a list": b"[" + b"[]," * 2_500_000 + b"0]",
+        "open lists": b"[" * 4_000_000,
+        "open objects": b'{"a":' * 1_000_000,
+        "a number of a million digits": sound.replace(b'"seed": 0', b'"seed": ' + b"9" * 1_000_000),
+        "a number of 4,000 digits": sound.replace(b'"seed": 0', b'"seed": ' + b"9" * 4_000),
+        "NaN": sound.replace(b'"duration_s": 1.5', b'"duration_s": NaN'),
+        "a reason of 8,000,000 letters": sound.replace(b'"reason": ""', b'"reason": "' + b"A" * 8_000_000 + b'"', 1),
+        "a byte order mark": b"\xef\xbb\xbf" + sound,
+        "not UTF-8": sound[:-9] + b"\xff" + sound[-9:],
+        "spaces": sound + b" " * 8_000_000,
+        "nothing": b"",
+        "half of it": sound[: len(sound) // 2],
+        "an envelope of 8,000,000 letters": envelope[:payload] + b"A" * 8_000_000 + envelope[payload:],
+        "an envelope of a million signatures": envelope.replace(
+            b'"signatures": [', b'"signatures": [' + b"{}," * 1_000_000
+        ),
+        "an envelope in an envelope": envelope[:payload] + b"e30=" + envelope[payload:],
+    }
+
+
 def file_bombs(folder: Path, content: bytes) -> dict[str, Path]:
     """Paths that are no regular file, made in ``folder``, and one that is and is a link to one."""
     (folder / "sound").write_bytes(content)

@@ -26,6 +26,7 @@ from benchmarks.trust.bombs import (
     LIMIT_MB,
     LIMIT_S,
     Survived,
+    certificate_bombs,
     file_bombs,
     journal_bombs,
     spec_bombs,
@@ -130,13 +131,14 @@ def _fuzz(name: str, folder: Path, seconds: int) -> None:
 def hard_files() -> dict[str, Survived]:
     """Every bomb, each in a process of its own."""
     from benchmarks.trust import targets
+    from bi_harness.cli.examined import examined
     from bi_harness.runner.journal import read, read_text
     from bi_harness.spec.yamlsource import load_yaml, parse_yaml
 
     readers: dict[str, Callable[[], str]] = {}
 
     def add(name: str, reader: Callable[[], object]) -> None:
-        readers[name] = lambda: "accepted" if reader() is not None else "accepted nothing"
+        readers[name] = lambda: f"gave {str(reader())[:60]}"
 
     for name, raw in yaml_bombs().items():
         add(f"yaml: {name}", lambda raw=raw: parse_yaml(raw, "f.yaml"))  # type: ignore[misc]
@@ -154,10 +156,15 @@ def hard_files() -> dict[str, Survived]:
             return statement
 
         add(f"journal: {name}", journal)
+    certificate, envelope = targets.certificate_seeds()[0], targets.envelope_seeds()[0]
+    for name, raw in certificate_bombs(certificate, envelope).items():
+        add(f"certificate: {name}", lambda raw=raw: targets.TARGETS["verify"].run(raw))  # type: ignore[misc]
+        add(f"envelope: {name}", lambda raw=raw: targets.TARGETS["envelope"].run(raw))  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         for name, path in file_bombs(Path(folder), b"a: 1\n").items():
             add(f"yaml file: {name}", lambda path=path: load_yaml(path))  # type: ignore[misc]
             add(f"journal file: {name}", lambda path=path: read(path))  # type: ignore[misc]
+            add(f"certificate file: {name}", lambda path=path: examined(path, ()).genuine)  # type: ignore[misc]
         found = {name: survive(reader) for name, reader in readers.items()}
     assert read_text(sound, "events.jsonl")
     return found

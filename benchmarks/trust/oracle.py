@@ -33,6 +33,20 @@ def may_be_certified(journal: bytes) -> bool:
     return not any(arm["config"].get("planted_fault") for arm in arms)
 
 
+def certificate_may_be_certified(certificate: bytes) -> bool:
+    """The same of a certificate alone, by the checks that it lists."""
+    result = json.loads(certificate)["predicate"]["bi_harness"]
+    ran = [one for one in result["checks"] if not (one["status"] == "skip" and one["rule"])]
+    if not ran or result["finished"] is None or result["interrupted"]:
+        return False
+    if any(arm["config"].get("planted_fault") for arm in result["effective"]):
+        return False
+    return all(
+        (one["status"] == "pass" and _believable(one)) or (one["status"] == "waived" and one.get("waiver"))
+        for one in ran
+    )
+
+
 def _believable(result: dict[str, Any]) -> bool:
     facts = result.get("facts") or []
     wrong = [one for one in facts if one.get("expected") and one["found"] not in one["expected"]]

@@ -13,26 +13,35 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
 from rich.console import Console
+from securesystemslib.signer import CryptoSigner
 
 from benchmarks.trust import oracle
 from benchmarks.trust.bombs import LIMIT_S
-from benchmarks.trust.mutate import Mutator, mutate_lines, mutate_yaml
+from benchmarks.trust.mutate import Mutator, mutate_json, mutate_lines, mutate_yaml
 from bi_harness.certificate.build import build
+from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, JOURNAL
+from bi_harness.certificate.gate import gate as hold
+from bi_harness.certificate.sign import seal
 from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.verify import Folder, examine
+from bi_harness.cli.examined import recompute
 from bi_harness.errors import HarnessError
 from bi_harness.exits import ExitCode
 from bi_harness.report.console import print_result
+from bi_harness.report.gate_view import gate_junit, gate_lines, gate_markdown
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
 from bi_harness.runner.journal import read_text
 from bi_harness.spec.load import load_data, load_spec
+from bi_harness.spec.policy import Policy, load_policy
 from bi_harness.spec.selection import SelectionSpec
 from bi_harness.spec.yamlsource import parse_yaml
 
@@ -104,6 +113,7 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="bi-trust-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
 
+@cache
 def small_spec() -> dict[str, str]:
     """The small spec of the tests, by file."""
     from tests.spec.small import HARDWARE, MODELS, SUITE
@@ -205,6 +215,7 @@ def see_reports(statement: Statement) -> None:
         raise Broken("the terminal gets a control character")
 
 
+@cache
 def journal_seeds() -> list[bytes]:
     """Sound journals, and ones of each way not to be certified."""
     from tests.certificate import journals as made
@@ -221,6 +232,102 @@ def journal_seeds() -> list[bytes]:
     return [b"".join(one.model_dump_json().encode() + b"\n" for one in events) for events in runs]
 
 
+@cache
+def certificate_seeds() -> list[bytes]:
+    """The certificates of the journals."""
+    return [certificate(journal).to_json().encode() for journal in journal_seeds()]
+
+
+def _verify(data: bytes) -> str:
+    """A certificate by itself, and beside the journal of another: nothing but the seed is genuine there."""
+    alone = examine(Folder("c", {CERTIFICATE: data}, whole=False), (), recompute())
+    if alone.genuine and alone.statement is not None:
+        result = alone.statement.predicate.bi_harness
+        if result.verdict == "CERTIFIED" and not oracle.certificate_may_be_certified(data):
+            raise Broken("genuine and CERTIFIED, and its checks do not give that")
+    journal = journal_seeds()[0]
+    beside = examine(Folder("c", {CERTIFICATE: data, JOURNAL: journal}), (), recompute())
+    if beside.genuine and data != certificate_seeds()[0]:
+        raise Broken("genuine beside a journal that it does not follow from")
+    return "genuine" if alone.genuine else "not genuine"
+
+
+@cache
+def _signer() -> CryptoSigner:
+    return CryptoSigner.generate_ed25519()
+
+
+@cache
+def envelope_seeds() -> list[bytes]:
+    """The same, signed by a key that is made for the purpose."""
+    return [seal(data, _signer()) for data in certificate_seeds()]
+
+
+POLICY = """\
+schema: bi-harness/policy/1
+vllm: ">=0.32"
+requires:
+  - {devices: cpu, models: [tiny], suites: core, modes: [eager]}
+profile: smoke
+keys: [release.pub]
+allow_dirty: true
+allow_synthetic: true
+"""
+
+
+def _policy(text: bytes) -> tuple[Policy, str]:
+    path = _folder() / "release.yaml"
+    path.write_bytes(text)
+    return load_policy(path)
+
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+"""The day after the journals of the tests."""
+
+
+def _envelope(data: bytes) -> str:
+    """A signed certificate, and a gate that asks for it: nothing but what was signed counts."""
+    keys = (_signer().public_key,)
+    found = examine(Folder("c", {ENVELOPE: data}, whole=False), keys, recompute(), must_be_signed=False)
+    policy, digest = _policy(POLICY.encode())
+    passed = hold(policy, [found], now=NOW, policy_digest=digest).passed
+    if found.signed_by or passed:
+        if data not in envelope_seeds():
+            raise Broken("a signature is good of what was not signed")
+    certified = found.statement is not None and found.statement.predicate.bi_harness.verdict == "CERTIFIED"
+    if passed and not certified:
+        raise Broken("the gate passes what is not certified")
+    return "passed the gate" if passed else "signed" if found.signed_by else "not genuine"
+
+
+def _gate(data: bytes) -> str:
+    """Whatever the policy: what is not certified meets nothing, and what is, nothing but its own cell."""
+    policy, digest = _policy(data)
+    found = [
+        examine(Folder(str(i), {CERTIFICATE: one}, whole=False), (), recompute(), must_be_signed=False)
+        for i, one in enumerate(certificate_seeds())
+    ]
+    result = hold(policy, found[1:4], now=NOW, policy_digest=digest)
+    if result.passed:
+        raise Broken("the gate passes without a certificate that is CERTIFIED")
+    result = hold(policy, found[:1], now=NOW, policy_digest=digest)
+    cells = {one.id.replace("*", "CPU_ATTN", 1).replace("*", "tp1-dp1") for one in policy.requirements()}
+    if result.passed and cells != {"cpu/tiny/CPU_ATTN/tp1-dp1/eager/core"}:
+        raise Broken(f"the gate passes for what is not in the certificate: {sorted(cells)[:3]}")
+    if result.passed and policy.keys is not None:
+        raise Broken("the gate passes an unsigned certificate where keys are asked for")
+    gate_markdown(result)
+    ElementTree.fromstring(gate_junit(result))
+    if _CONTROL.search("\n".join(gate_lines(result))):
+        raise Broken("the terminal gets a control character")
+    return "passed" if result.passed else "not met"
+
+
+def _gate_seeds() -> list[bytes]:
+    unsigned = POLICY.replace("keys: [release.pub]\n", "max_age_days: 30\nmin_steps: 3\n")
+    return [POLICY.encode(), unsigned.encode()]
+
+
 JOURNAL_PLACES = r"events\.jsonl:\d+: |the journal "
 
 TARGETS: dict[str, Target] = {
@@ -230,4 +337,7 @@ TARGETS: dict[str, Target] = {
     "spec": Target(_spec, _spec_seeds, _mutate_spec, r".*(\.yaml:\d+: |: has no suite)"),
     "journal": Target(_journal, journal_seeds, mutate_lines, JOURNAL_PLACES),
     "report": Target(_report, journal_seeds, mutate_lines, JOURNAL_PLACES),
+    "verify": Target(_verify, certificate_seeds, mutate_json, r"events\.jsonl:"),
+    "envelope": Target(_envelope, envelope_seeds, mutate_json, r"events\.jsonl:"),
+    "gate": Target(_gate, _gate_seeds, mutate_yaml, r".*release\.yaml:\d+: "),
 }

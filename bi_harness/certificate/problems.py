@@ -17,7 +17,7 @@ def first_problem(error: ValidationError) -> str:
         return f"{many:,} mistakes, too many to name one"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(shortened(str(part), _NAME) for part in first["loc"])
-    return f"{shortened(place, _PLACE)}: {shortened(first['msg'], _WHAT)}"
+    return f"{shortened(place, _PLACE) or 'the whole'}: {shortened(first['msg'], _WHAT)}"
 
 
 def shortened(text: str, limit: int = _WHAT) -> str:

@@ -37,6 +37,7 @@ from bi_harness.certificate.files import (
     REPORTS,
     FilesStatement,
 )
+from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.records import CheckResult, Record
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
@@ -242,11 +243,9 @@ def _statement(raw: bytes, found: _Findings) -> Statement | None:
     try:
         statement = Statement.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:200]
         found.problem(
             CERTIFICATE,
-            f"is not as {SCHEMA} has it: {where}: {first['msg']} ({error.error_count()} such places). "
+            f"is not as {SCHEMA} has it: {first_problem(error)} ({error.error_count()} such places). "
             "It was changed, or a newer version of bi-harness made it",
         )
         return None
@@ -429,7 +428,7 @@ def _files(
     try:
         files = FilesStatement.model_validate_json(sealed.payload, strict=True)
     except ValidationError as error:
-        found.problem(FILES_ENVELOPE, f"is no list of a run's files: {error.errors()[0]['msg']}")
+        found.problem(FILES_ENVELOPE, f"is no list of a run's files: {first_problem(error)}")
         return frozenset()
     digests = files.digests()
     # Of another run with the same key it would be signed as well.

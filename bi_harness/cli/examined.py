@@ -44,7 +44,7 @@ def certificates(path: Path) -> list[Path]:
     Raises:
         UsageError: there is no such file or folder.
     """
-    if not path.exists():
+    if not _exists(path):
         raise UsageError(f"{path}: there is no such file or folder")
     if not path.is_dir() or _is_run(path):
         return [path]
@@ -66,21 +66,28 @@ def _from_journal(data: bytes) -> Statement:
     return build(*read_text(data, JOURNAL))
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file system takes
+        return False
+
+
 def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (CERTIFICATE, ENVELOPE, JOURNAL))
 
 
 def _folder(path: Path) -> Folder:
-    if path.is_dir():
+    if _exists(path) and path.is_dir():
         return _beside(path, str(path), whole=True)
     if path.name in (CERTIFICATE, ENVELOPE):
-        if not path.exists():
+        if not _exists(path):
             raise UsageError(f"{path}: there is no such file")
         return _beside(path.parent, str(path), whole=False)
     # By another name it stands alone: what lies beside it may be of another run.
     contents: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
-    if not path.exists():
+    if not _exists(path):
         raise UsageError(f"{path}: there is no such file or folder")
     _read(path, CERTIFICATE, contents, unreadable)
     data = contents.get(CERTIFICATE, b"")
