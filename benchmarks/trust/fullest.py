@@ -1,4 +1,4 @@
-"""A value for every field that a record has, made from its schema: a new field is in it without anybody's doing."""
+"""A value for every field that a certificate has, made from its schema: a new field is in it by itself."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Readers of files under inputs that somebody made to break them: ``python -m benchmarks.trust.fuzz``.
 
 Three ways: files that are known to be hard (``bombs``), mutated files in great number, and, with atheris
-installed (``pip install -r requirements/trust.txt``), inputs that libFuzzer finds by the coverage of the readers'
-code. Each reader must end with a result or with a refusal that says where, within limits of time and memory, and
-must never say CERTIFIED of what ``oracle`` would not.
+(requirements/trust.txt), inputs that libFuzzer finds by the coverage of the code. Each reader must end with a
+result or with a refusal that says where, within limits of time and memory, and must never say CERTIFIED of what
+``oracle`` would not.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def mutated(name: str, seconds: float, seed: int = 0) -> tuple[Counter[str], lis
     """
     from benchmarks.trust.targets import TARGETS, attempt
 
-    target, rng = TARGETS[name], random.Random(seed)  # noqa: S311 - not for secrets
+    target, rng = TARGETS[name], random.Random(seed)
     seeds = target.seeds()
     outcomes: Counter[str] = Counter()
     defects: list[str] = []
@@ -76,12 +76,16 @@ def guided(name: str, seconds: int) -> dict[str, object]:
     """Let libFuzzer look for inputs of a target, in a process of its own.
 
     Returns:
-        ``runs``, ``coverage`` (edges), ``seconds``, and ``defects``: the end of the output, where it found one.
+        ``runs``, ``coverage`` (edges), ``seconds``, and ``defects``: what it found.
     """
     with tempfile.TemporaryDirectory(prefix="bi-fuzz-") as folder:
         command = [sys.executable, "-m", "benchmarks.trust.fuzz", "--guided", name, "--folder", folder]
         done = subprocess.run(
-            [*command, "--seconds", str(seconds)], capture_output=True, text=True, errors="replace", check=False
+            [*command, "--seconds", str(seconds)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         output = f"{done.stdout}\n{done.stderr}"
         runs = re.search(r"stat::number_of_executed_units:\s*(\d+)", output)
@@ -115,7 +119,7 @@ def _fuzz(name: str, folder: Path, seconds: int) -> None:
         attempt(target, data)
 
     def change(data: bytes, most: int, seed: int) -> bytes:
-        rng = random.Random(seed)  # noqa: S311 - not for secrets
+        rng = random.Random(seed)
         # Half by what the file is made of, half by libFuzzer's own ways.
         found = target.mutate(data, rng) if rng.randrange(2) else atheris.Mutate(data, most)
         return found[:most]
@@ -186,7 +190,9 @@ def measure(seconds: float = MUTATED_S, guided_seconds: int = GUIDED_S) -> dict[
     figures += [
         all_of("hard files ended well", sum(one.good for one in survived.values()), len(survived), 100),
         below("slowest of them, CPU time", max(one.seconds for one in survived.values()), LIMIT_S, "s"),
-        below("largest of them, peak memory", max(one.megabytes for one in survived.values()), LIMIT_MB, "MB"),
+        below(
+            "largest of them, peak memory", max(one.megabytes for one in survived.values()), LIMIT_MB, "MB"
+        ),
     ]
     for name in TARGETS:
         outcomes, found = mutated(name, seconds)

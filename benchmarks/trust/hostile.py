@@ -1,8 +1,8 @@
 """Names that somebody chose to do harm, in every place that a name can have, through every writer.
 
-The HTML page is opened in a real browser, with and without its Content-Security-Policy, since either alone must
-be enough; and a page that escapes nothing is opened as the control: a check that cannot find a script that runs
-would find none here either.
+The HTML page is opened in a real browser, with and without its Content-Security-Policy, since either alone is
+to be enough; and a page that escapes nothing is opened as the control: a check that cannot find a script that
+runs would find none here either.
 """
 
 from __future__ import annotations
@@ -54,12 +54,16 @@ CONTROL = re.compile(
 )
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 MD_ELEMENTS = frozenset(
-    "p h1 h2 h3 h4 strong em table thead tbody tr th td br pre code details summary blockquote hr s".split()
+    (
+        "p h1 h2 h3 h4 strong em table thead tbody tr th td br pre code details summary blockquote hr s "
+    ).split()
 )
+MIXED = "all of them"
+
 AT_LEAST_FIRED = 20
 """Payloads that run in a page that escapes nothing: what the browser's check is able to see."""
 
-OWNED = Path("/tmp/bi-trust-owned")  # noqa: S108 - where payloads would write
+OWNED = Path("/tmp/bi-trust-owned")
 FILES = {"certificate.json", "certificate.html", "certificate.md", "junit.xml", "cells.parquet", JOURNAL}
 
 
@@ -77,7 +81,7 @@ def statements() -> Iterator[tuple[str, Statement]]:
             yield payload, fullest(text)
     short = [text for text in payloads.ALL if text is not payloads.LONG]
     for verdict in ("CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"):
-        yield "all of them", fullest("", verdict=verdict, names=cycle(short))
+        yield MIXED, fullest("", verdict=verdict, names=cycle(short))
 
 
 def unescaped(statement: Statement) -> str:
@@ -86,13 +90,19 @@ def unescaped(statement: Statement) -> str:
     return bare.get_template("certificate.html.j2").render(page._context(statement))
 
 
-def in_browser(eyes: Browser, statement: Statement) -> dict[str, Seen]:
-    """The page as it is, without its policy, and as it would be if nothing were escaped, with and without."""
-    html, bare = page.render_html(statement), unescaped(statement)
+def in_browser(eyes: Browser, statement: Statement, *, control: bool) -> dict[str, Seen]:
+    """The page as it is, and without its policy; for a control, the same of a page that escapes nothing."""
+    html = page.render_html(statement)
     assert POLICY.search(html)
-    return {
+    found = {
         "as it is": eyes.open(html),
         "without its policy": eyes.open(POLICY.sub("", html, count=1)),
+    }
+    if not control:
+        return found
+    bare = unescaped(statement)
+    return {
+        **found,
         "unescaped": eyes.open(bare),
         "unescaped, without its policy": eyes.open(POLICY.sub("", bare, count=1)),
     }
@@ -111,7 +121,9 @@ def markdown_harm(statement: Statement) -> list[str]:
     found = sorted(tags - MD_ELEMENTS)
     found += ["control character"] if CONTROL.search(text.replace("\u200b", "")) else []
     found += ["too large"] if len(text.encode()) >= MAX_BYTES else []
-    found += ["a mention"] if re.search(r"(?<![\w`])@\w", re.sub(r"`[^`\n]*`|^ .*$", "", text)) else []
+    # Code, in a line or in a fence, calls nobody.
+    prose = re.sub(r"^(`{3,})shell\n.*?\n\1$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    found += ["a mention"] if re.search(r"@\w", prose) else []
     # A name must not make a heading, or a line of a verdict, of its own.
     heads = [line for line in text.splitlines() if re.match(r"#{1,6} ", line)]
     known = r"## (✅|❌|❔) |### (Matrix|Failures|What engines|Skips|Waivers)|#### "
@@ -132,7 +144,9 @@ def terminal_harm(write: Callable[[Console], object]) -> list[str]:
         )
         write(console)
         text = OWN_STYLE.sub("", stream.getvalue()) if terminal else stream.getvalue()
-        found += [f"{match.group()!r} ({'terminal' if terminal else 'log'})" for match in CONTROL.finditer(text)]
+        found += [
+            f"{match.group()!r} ({'terminal' if terminal else 'log'})" for match in CONTROL.finditer(text)
+        ]
     return found[:5]
 
 
@@ -169,7 +183,9 @@ def run_folder(folder: Path, text: str) -> None:
         changed: Event = event
         if isinstance(event, RunStarted):
             plan = (made.planned(text, cell=text, unit=text),)
-            changed = event.model_copy(update={"plan": plan, "run_id": text, "device": {"id": text, "name": text}})
+            changed = event.model_copy(
+                update={"plan": plan, "run_id": text, "device": {"id": text, "name": text}}
+            )
         elif isinstance(event, EngineReady):
             arm = event.arm.model_copy(update={"unit": text, "config": {text: text}})
             changed = event.model_copy(update={"arm": arm})
@@ -285,24 +301,28 @@ def _browser_figures(chosen: list[tuple[str, Statement]], harm: list[str]) -> li
     scripts = set(payloads.SCRIPTS)
     good = dict.fromkeys(("as it is", "without its policy"), 0)
     fired: set[str] = set()
-    held = 0
-    stopped = 0
-    markdown = 0
+    tried: set[str] = set()
+    held = stopped = markdown = total = 0
     with tempfile.TemporaryDirectory() as folder, browser(Path(folder)) as eyes:
         for label, statement in chosen:
-            seen: dict[str, Any] = in_browser(eyes, statement)
+            if label not in scripts and label != MIXED:
+                continue
+            total += 1
+            control = label in scripts and label not in tried
+            tried.add(label)
+            seen: dict[str, Any] = in_browser(eyes, statement, control=control)
             for name in good:
                 good[name] += _harmless(seen[name])
                 if not _harmless(seen[name]):
                     harm.append(f"page {name}: {label[:80]!r}: {seen[name]}"[:400])
-            if seen["unescaped, without its policy"].fired and label in scripts:
-                fired.add(label)
-            held += seen["unescaped"].fired == 0
-            stopped += bool(seen["unescaped"].violations)
+            if control:
+                if seen["unescaped, without its policy"].fired:
+                    fired.add(label)
+                held += seen["unescaped"].fired == 0
+                stopped += bool(seen["unescaped"].violations)
             shown = eyes.open(f"<!doctype html><body>{markdown_page(statement)}")
             markdown += not (shown.fired or shown.requests)
         version = eyes.version
-    total = len(chosen)
     return [
         all_of(f"HTML in Chromium {version}: harmless pages", good["as it is"], total),
         all_of("the same without the page's policy", good["without its policy"], total),
@@ -312,7 +332,12 @@ def _browser_figures(chosen: list[tuple[str, Statement]], harm: list[str]) -> li
             f"{AT_LEAST_FIRED} or more",
             len(fired) >= AT_LEAST_FIRED,
         ),
-        all_of("the page's policy alone holds where nothing is escaped", held, total),
-        Figure("control: such pages in which the policy stopped something", f"{stopped}", "1 or more", stopped > 0),
+        all_of("the page's policy alone holds where nothing is escaped", held, len(tried & scripts)),
+        Figure(
+            "control: such pages in which the policy stopped something",
+            f"{stopped}",
+            "1 or more",
+            stopped > 0,
+        ),
         all_of("Markdown in Chromium, raw HTML trusted: harmless pages", markdown, total),
     ]

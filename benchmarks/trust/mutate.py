@@ -1,4 +1,4 @@
-"""Changing a file in ways that a random byte hardly ever does: a value of a journal's line, a line of YAML."""
+"""Changing a file in ways that a random byte hardly ever does: a journal's value, a line of YAML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ Mutator = Callable[[bytes, random.Random], bytes]
 WORDS: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**40, 0.5, -0.0, 1e308, "", "x", " ", [], {}),
     *("pass", "fail", "error", "skip", "waived", "inconclusive", "CERTIFIED", "completed", "crashed"),
-    *("sha256:" + "0" * 64, "0x00000000", "2026-01-01T00:00:00Z", "9999-12-31T23:59:59+23:59", "nan", "1e999"),
+    *(
+        "sha256:" + "0" * 64,
+        "0x00000000",
+        "2026-01-01T00:00:00Z",
+        "9999-12-31T23:59:59+23:59",
+        "nan",
+        "1e999",
+    ),
     *("../../x", "/etc/passwd", "<script>alert(1)</script>", "\x1b[31m", "\u202e", "A" * 5_000, "\0", "\n"),
     *([[]], {"a": {"b": []}}, [None], ["pass"], {"digests": 1}, {"vllm": {"version": 3}}),
 )
@@ -90,7 +97,25 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
 
 
 _YAML = (
-    *("a: ", "- ", "? ", ": ", "&x ", "*x", "!!str ", "!x ", "<<: *x", "[", "]", "{", "}", "|", ">", "'", '"'),
+    *(
+        "a: ",
+        "- ",
+        "? ",
+        ": ",
+        "&x ",
+        "*x",
+        "!!str ",
+        "!x ",
+        "<<: *x",
+        "[",
+        "]",
+        "{",
+        "}",
+        "|",
+        ">",
+        "'",
+        '"',
+    ),
     *("#", "%YAML 1.1\n", "---\n", "...\n", "\t", "\r\n", "\ufeff", "\x85", "\u2028", "0x1F", "1_0", "010"),
     *(".inf", ".nan", "1e999", "null", "~", "yes", "on", "9" * 50, "\\x1b", "..", "tp: ", "models:", "id: "),
 )
@@ -135,5 +160,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
         elif what == 3:
             found[at:at] = found[max(0, at - 16) : at] * rng.choice((1, 2, 20))
         else:
-            found[at : at + 1] = rng.choice((b"\0", b"\n", b"\x1b", b"\xff", b'"', b"{", b"[", b"\xe2\x80\xae"))
+            found[at : at + 1] = rng.choice(
+                (b"\0", b"\n", b"\x1b", b"\xff", b'"', b"{", b"[", b"\xe2\x80\xae")
+            )
     return bytes(found)

@@ -1,8 +1,8 @@
 """Whether a journal can stand for a pass of everything, judged without the harness's own code.
 
-Written from the design, on plain JSON: every check that was to run has one result, which is a pass with bits that
-were compared and are equal, in batches that formed, and with a control that diverged; every unit ended well; the
-run came to its end; nothing was planted.
+Written from the design, on plain JSON: every check that was to run has one result, which is a pass with bits
+that were compared and are equal, in batches that formed, and with a control that diverged; every unit ended
+well; the run came to its end; nothing was planted.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ SCRIPTS: tuple[str, ...] = (
 
 PATHS: tuple[str, ...] = (
     "../../../../../../tmp/bi-trust-owned",
-    "/tmp/bi-trust-owned",  # noqa: S108 - nothing may ever be written there
+    "/tmp/bi-trust-owned",
     "..",
     ".",
     "",

@@ -1,7 +1,7 @@
 """What reads files that anybody may have written, as functions of bytes, and what must hold of each.
 
-A target returns what it made of its input, or raises ``HarnessError``; anything else that comes out of it is a
-defect, and so are ``Broken``, more than ``bombs.LIMIT_S`` and more than ``bombs.LIMIT_MB``.
+A target returns what it made of its input, or raises ``HarnessError``; anything else that comes out of it is
+a defect, and so are ``Broken``, more than ``bombs.LIMIT_S`` and more than ``bombs.LIMIT_MB``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,13 @@ def _yaml(data: bytes) -> str:
     return "accepted"
 
 
-_FILES = ("models.yaml", "hardware.yaml", "suites/core/suite.yaml", "suites/core/expected.yaml", "selection.yaml")
+_FILES = (
+    "models.yaml",
+    "hardware.yaml",
+    "suites/core/suite.yaml",
+    "suites/core/expected.yaml",
+    "selection.yaml",
+)
 
 
 @cache
@@ -173,9 +179,9 @@ def certificate(journal: bytes) -> Statement:
     """
     statement = build(*read_text(journal, "events.jsonl"))
     predicate = statement.predicate
-    if predicate.bi_harness.verdict == "CERTIFIED" or predicate.result != "FAILED":
-        if not oracle.may_be_certified(journal):
-            raise Broken(f"CERTIFIED without the evidence: {predicate.bi_harness.why[:200]}")
+    certified = predicate.bi_harness.verdict == "CERTIFIED" or predicate.result != "FAILED"
+    if certified and not oracle.may_be_certified(journal):
+        raise Broken(f"CERTIFIED without the evidence: {predicate.bi_harness.why[:200]}")
     return statement
 
 
@@ -291,9 +297,8 @@ def _envelope(data: bytes) -> str:
     found = examine(Folder("c", {ENVELOPE: data}, whole=False), keys, recompute(), must_be_signed=False)
     policy, digest = _policy(POLICY.encode())
     passed = hold(policy, [found], now=NOW, policy_digest=digest).passed
-    if found.signed_by or passed:
-        if data not in envelope_seeds():
-            raise Broken("a signature is good of what was not signed")
+    if (found.signed_by or passed) and data not in envelope_seeds():
+        raise Broken("a signature is good of what was not signed")
     certified = found.statement is not None and found.statement.predicate.bi_harness.verdict == "CERTIFIED"
     if passed and not certified:
         raise Broken("the gate passes what is not certified")

@@ -13,7 +13,6 @@ from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_seria
 
 from bi_harness.certificate.records import CheckResult, Count, Record, Verdict
 
-
 # Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
 Names = Annotated[tuple[str, ...], FailFast()]
 

@@ -72,7 +72,11 @@ class Watcher:
     def _describe(self, text: str) -> None:
         if self._bar is not None and self._task is not None:
             # Cut here, for rich looks at all of it each time it draws.
-            self._bar.update(self._task, description=_printable(text[:500]), units=f"units {self._units_done}/{self._units}")
+            self._bar.update(
+                self._task,
+                description=_printable(text[:500]),
+                units=f"units {self._units_done}/{self._units}",
+            )
 
     def _advance(self, completed: float) -> None:
         if self._bar is not None and self._task is not None:
