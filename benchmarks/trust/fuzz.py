@@ -2,7 +2,7 @@
 
 Three ways: files that are known to be hard (``bombs``), mutated files in great number, and, with atheris
 (requirements/trust.txt), inputs that libFuzzer finds by the coverage of the code. Each reader must end with a
-result or with a refusal that says where, within limits of time and memory, and must never say CERTIFIED of what
+result or with a refusal that says where, within limits of time and memory, and never says CERTIFIED of what
 ``oracle`` would not.
 """
 

@@ -1,4 +1,4 @@
-"""Whatever is in a file that the harness reads: a result or a refusal that says where, soon, in little memory.
+"""Whatever is in a file that the harness reads: a result or a refusal that says where, soon and cheaply.
 
 ``python -m benchmarks.trust fuzz`` does the same for longer, and with coverage to guide it.
 """
