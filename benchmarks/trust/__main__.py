@@ -9,6 +9,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import time
 import traceback
@@ -20,10 +21,50 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.trust.figures import Figure
+from benchmarks.trust.figures import Figure, all_of, none_of
 
 SECTIONS = ("tamper", "kills", "fuzz", "hostile")
 """In the order in which they run. One that is missing is an error, and is never left out without a word."""
+
+
+def of_tamper(measured: Mapping[str, Any]) -> list[Figure]:
+    """Bytes that were changed in a run's files, and those of them that ``verify`` finds."""
+    figures = [all_of("changed bytes that verify finds", measured["found"], measured["flips"], 1_000)]
+    for name, row in measured["files"].items():
+        figures.append(all_of(f"  {name}", row["found"], row["flips"]))
+    return figures
+
+
+KILLS = 200
+
+
+def of_kills(measured: Mapping[str, Any]) -> list[Figure]:
+    """Runs that were killed at random moments, and resumed."""
+    kills = int(measured["kills"])
+    engine = "real vLLM" if measured["engine"] == "real" else "stand-in for the engine"
+    figures = [
+        Figure(f"random kills of runs ({engine})", f"{kills:,}", f"{KILLS} or more", kills >= KILLS),
+        Figure("runs that were resumed", f"{measured['resumed']:,}", "1 or more", measured["resumed"] > 0),
+    ]
+    for name in (
+        "lost_results",
+        "changed_results",
+        "false_certificates",
+        "other_certificates",
+        "refused_resumes",
+        "orphan_processes",
+        "shared_memory_left",
+    ):
+        figures.append(none_of(f"  {name.replace('_', ' ')}", int(measured[name]), kills))
+    # Its own word counts too: it may know of more than is listed here.
+    return [
+        *figures,
+        Figure("  all is well, as it says itself", str(measured["ok"]), "True", measured["ok"] is True),
+    ]
+
+
+READERS = {"tamper": of_tamper, "kills": of_kills}
+"""Of sections whose dict is their own."""
 
 
 def figures_of(section: str, measured: Mapping[str, Any]) -> list[Figure]:
@@ -32,21 +73,30 @@ def figures_of(section: str, measured: Mapping[str, Any]) -> list[Figure]:
     Raises:
         ValueError: it has none: nothing was measured.
     """
-    found = [
-        Figure(str(f["name"]), str(f["value"]), str(f["bound"]), f["ok"] is True) for f in measured["figures"]
-    ]
+    if section in READERS:
+        found = READERS[section](measured)
+    else:
+        found = [
+            Figure(str(f["name"]), str(f["value"]), str(f["bound"]), f["ok"] is True)
+            for f in measured["figures"]
+        ]
     if not found:
         raise ValueError(f"the section {section} measured nothing")
     return found
 
 
-def run(section: str) -> tuple[list[Figure], dict[str, Any]]:
-    """Measure one section; whatever goes wrong in it is a figure that is not what it must be."""
+def run(section: str, **options: object) -> tuple[list[Figure], dict[str, Any]]:
+    """Measure one section; whatever goes wrong in it is a figure that is not what it must be.
+
+    Args:
+        section: its name.
+        options: for its ``measure``.
+    """
     started = time.monotonic()
     measured: dict[str, Any] = {}
     try:
         module = importlib.import_module(f"benchmarks.trust.{section}")
-        measured = dict(module.measure())
+        measured = dict(module.measure(**options))
         figures = figures_of(section, measured)
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
@@ -73,6 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
         "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default"
     )
     parser.add_argument("--json", action="store_true", help="print data on stdout")
+    parser.add_argument(
+        "--engine-python",
+        default=os.environ.get("BI_HARNESS_ENGINE_PYTHON"),
+        help="interpreter that has vLLM, for kills; without one a stand-in takes the engine's place",
+    )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.sections if name not in SECTIONS]
     if unknown:
@@ -82,11 +137,12 @@ def main(arguments: list[str] | None = None) -> int:
     details: dict[str, dict[str, Any]] = {}
     for name in chosen.sections or SECTIONS:
         sys.stderr.write(f"{name} ...\n")
-        results[name], details[name] = run(name)
+        options = {"engine_python": chosen.engine_python} if name == "kills" and chosen.engine_python else {}
+        results[name], details[name] = run(name, **options)
     console = Console(stderr=chosen.json)
     console.print(table(results))
     for name, told in details.items():
-        for key in ("defects", "harm"):
+        for key in ("defects", "harm", "missed", "notes"):
             for line in told.get(key) or ():
                 console.print(Text(f"{name}: {line}"), style="red")
     bad = sum(not one.ok for figures in results.values() for one in figures)

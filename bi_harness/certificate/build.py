@@ -18,12 +18,14 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
+    DIRTY,
     EffectiveArm,
     EndpointScope,
     HarnessResult,
     Predicate,
     ResourceDescriptor,
     Statement,
+    is_dirty,
     planted_faults,
     unverified,
 )
@@ -81,6 +83,8 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         )
     if start.scope.endpoint is not None:
         why = f"{why}; {unverified(start.scope.endpoint)}"
+    if is_dirty(start.provenance):
+        why = f"{why}; {DIRTY}"
     provenance = _provenance(start, engine, disagreements, journal_digest)
     return Statement(
         subject=_subject(provenance, start.scope.endpoint),

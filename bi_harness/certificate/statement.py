@@ -6,7 +6,7 @@ What bi-harness adds sits under ``predicate.bi_harness``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
@@ -121,6 +121,16 @@ class EndpointScope(Record):
 def unverified(endpoint: EndpointScope) -> str:
     """What a verdict on an endpoint must say beside itself."""
     return f"endpoint {endpoint.url}: invariance mode and configuration not verified by bi-harness"
+
+
+DIRTY = "made by a bi-harness with changes that no commit has (dirty)"
+"""What a verdict must say beside itself when the harness was not as committed or released."""
+
+
+def is_dirty(provenance: Mapping[str, Any]) -> bool:
+    """Whether the harness had changes when it ran; not known counts as no, and the gate asks for more."""
+    harness = provenance.get("harness")
+    return isinstance(harness, Mapping) and harness.get("dirty") is True
 
 
 class Scope(Record):

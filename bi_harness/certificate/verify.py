@@ -194,7 +194,8 @@ def _certificate(folder: Folder, sealed: Sealed | None, found: _Findings) -> byt
     raw = folder.contents.get(CERTIFICATE)
     if raw is None:
         if sealed is None:
-            found.problem(CERTIFICATE, "is not there")
+            hint = ". `bi-harness report` writes it from the journal" if JOURNAL in folder.contents else ""
+            found.problem(CERTIFICATE, f"is not there{hint}")
             return None
         if folder.whole:
             found.problem(CERTIFICATE, "is not there; the envelope holds it")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 512 * 1024 * 1024
 """Of one file. The journal of the whole matrix is a small part of it."""
 
+WORK = ".work"
+"""What a run leaves of its units when it is killed."""
+
 _NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
 
 
@@ -35,7 +38,7 @@ def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) ->
     Raises:
         UsageError: there is no such file or folder.
     """
-    return examine(_folder(path), keys, recompute(), must_be_signed=must_be_signed)
+    return examine(read_folder(path), keys, recompute(), must_be_signed=must_be_signed)
 
 
 def certificates(path: Path) -> list[Path]:
@@ -44,11 +47,16 @@ def certificates(path: Path) -> list[Path]:
     Raises:
         UsageError: there is no such file or folder.
     """
-    if not _exists(path):
-        raise UsageError(f"{path}: there is no such file or folder")
+    _must_be_there(path)
     if not path.is_dir() or _is_run(path):
         return [path]
-    found = {file.parent for name in (CERTIFICATE, ENVELOPE) for file in path.rglob(name)}
+    # A run without a certificate is found by its journal: what it says must not be missed either.
+    found = {
+        file.parent
+        for name in (CERTIFICATE, ENVELOPE, JOURNAL)
+        for file in path.rglob(name)
+        if WORK not in file.relative_to(path).parts
+    }
     return sorted(found)
 
 
@@ -66,34 +74,37 @@ def _from_journal(data: bytes) -> Statement:
     return build(*read_text(data, JOURNAL))
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file system takes
-        return False
-
-
 def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (CERTIFICATE, ENVELOPE, JOURNAL))
 
 
-def _folder(path: Path) -> Folder:
-    if _exists(path) and path.is_dir():
+def read_folder(path: Path) -> Folder:
+    """What lies at a path: a run's folder, or a certificate and what is beside it.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    _must_be_there(path)
+    if path.is_dir():
         return _beside(path, str(path), whole=True)
     if path.name in (CERTIFICATE, ENVELOPE):
-        if not _exists(path):
-            raise UsageError(f"{path}: there is no such file")
         return _beside(path.parent, str(path), whole=False)
     # By another name it stands alone: what lies beside it may be of another run.
     contents: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
-    if not _exists(path):
-        raise UsageError(f"{path}: there is no such file or folder")
     _read(path, CERTIFICATE, contents, unreadable)
     data = contents.get(CERTIFICATE, b"")
     if b'"payloadType"' in data and b'"predicateType"' not in data:
         contents = {ENVELOPE: data}
     return Folder(str(path), contents, whole=False, unreadable=unreadable)
+
+
+def _must_be_there(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read {str(path)[:400]}: {why}") from error
 
 
 def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
@@ -118,10 +129,11 @@ def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[st
     except (OSError, ValueError) as error:
         unreadable[name] = getattr(error, "strerror", None) or str(error)
         return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        unreadable[name] = "it is not a file"
+        return
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            unreadable[name] = "it is not a file"
-            return
         try:
             data = file.read(MAX_BYTES + 1)
         except OSError as error:

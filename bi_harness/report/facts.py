@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bi_harness.certificate.records import CheckResult, Status, Verdict
-from bi_harness.certificate.statement import Statement, planted_faults, unverified
+from bi_harness.certificate.statement import DIRTY, Statement, is_dirty, planted_faults, unverified
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
 
@@ -155,6 +155,8 @@ def caveats(statement: Statement) -> tuple[str, ...]:
             f"mode, weights and parallel sizes is of the control ({clean(control, 200)}), or was asked for; "
             "batches were seen in the endpoint's own /metrics."
         )
+    if is_dirty(result.provenance):
+        found.append(f"Not reproducible by a commit: {DIRTY}.")
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
     if result.scope.weights == "synthetic" or any(

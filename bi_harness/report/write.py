@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from bi_harness.certificate.files import CERTIFICATE
+from bi_harness.certificate.files import CERTIFICATE as CERTIFICATE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
 from bi_harness.report.html import render_html

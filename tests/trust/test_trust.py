@@ -14,8 +14,8 @@ from benchmarks.trust.figures import all_of, as_dict, below, none_of
 
 @pytest.fixture
 def section(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = ModuleType("benchmarks.trust.tamper")
-    monkeypatch.setitem(sys.modules, "benchmarks.trust.tamper", module)
+    module = ModuleType("benchmarks.trust.hostile")
+    monkeypatch.setitem(sys.modules, "benchmarks.trust.hostile", module)
     return module
 
 
@@ -33,10 +33,10 @@ def test_figures() -> None:
 
 def test_all_is_well(section: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     section.measure = lambda: as_dict([all_of("flips found", 3, 3)], other=1)  # type: ignore[attr-defined]
-    assert trust.main(["tamper", "--json"]) == 0
+    assert trust.main(["hostile", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is True
-    assert told["sections"]["tamper"]["figures"][0]["value"] == "3 of 3"
+    assert told["sections"]["hostile"]["figures"][0]["value"] == "3 of 3"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_all_is_well(section: ModuleType, capsys: pytest.CaptureFixture[str]) ->
 )
 def test_a_figure_that_is_not_what_it_must_be(section: ModuleType, measured: dict[str, object]) -> None:
     section.measure = lambda: measured  # type: ignore[attr-defined]
-    assert trust.main(["tamper"]) == 1
+    assert trust.main(["hostile"]) == 1
 
 
 def test_a_section_that_breaks(section: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,13 +52,13 @@ def test_a_section_that_breaks(section: ModuleType, capsys: pytest.CaptureFixtur
         raise RuntimeError("no")
 
     section.measure = broken  # type: ignore[attr-defined]
-    assert trust.main(["tamper"]) == 1
+    assert trust.main(["hostile"]) == 1
     assert "RuntimeError: no" in capsys.readouterr().out
 
 
 def test_a_section_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "benchmarks.trust.tamper", None)
-    assert trust.main(["tamper"]) == 1
+    monkeypatch.setitem(sys.modules, "benchmarks.trust.hostile", None)
+    assert trust.main(["hostile"]) == 1
 
 
 def test_an_unknown_section() -> None:
@@ -67,4 +67,30 @@ def test_an_unknown_section() -> None:
 
 def test_ok_is_true_and_nothing_like_it(section: ModuleType) -> None:
     section.measure = lambda: {"figures": [{"name": "x", "value": 1, "bound": 1, "ok": "no"}]}  # type: ignore[attr-defined]
-    assert trust.main(["tamper"]) == 1
+    assert trust.main(["hostile"]) == 1
+
+
+def test_the_figures_of_tampering() -> None:
+    row = {"bytes": 5_000, "flips": 2_000, "found": 2_000}
+    measured = {"flips": 2_000, "found": 2_000, "files": {"signed: junit.xml": row}}
+    assert all(one.ok for one in trust.figures_of("tamper", measured))
+    assert not all(one.ok for one in trust.figures_of("tamper", {**measured, "found": 1_999}))
+    assert not all(one.ok for one in trust.figures_of("tamper", {**measured, "flips": 5, "found": 5}))
+
+
+GOOD = {
+    "kills": 200,
+    "engine": "real",
+    "resumed": 20,
+    "ok": True,
+    **dict.fromkeys(("lost_results", "changed_results", "false_certificates", "other_certificates"), 0),
+    **dict.fromkeys(("refused_resumes", "orphan_processes", "shared_memory_left"), 0),
+}
+
+
+@pytest.mark.parametrize(
+    "change", [{"lost_results": 1}, {"false_certificates": 1}, {"kills": 199}, {"resumed": 0}, {"ok": False}]
+)
+def test_the_figures_of_kills(change: dict[str, object]) -> None:
+    assert all(one.ok for one in trust.figures_of("kills", GOOD))
+    assert not all(one.ok for one in trust.figures_of("kills", {**GOOD, **change}))
