@@ -1,7 +1,7 @@
 """How the host's side scales: ``python -m benchmarks.scale [--checks N ...] [--json]``.
 
 For each number of checks, in a process of its own: a spec with as many models as it takes (copies of a
-real one, on the shipped devices and suites) is loaded and planned; a journal is written in which every planned
+real one, on the shipped devices and suites) is loaded and planned; a journal is written in which each planned
 check has the events and the evidence of a kept run on a GPU; and it is read, made a certificate, written as
 every report, and verified. Prints seconds (wall and CPU), microseconds of CPU for each check, sizes, and the
 peak of memory. CPU time is what compares where others use the cores too.
