@@ -41,6 +41,7 @@ from bi_harness.certificate.events import (
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import Statement
 from bi_harness.cli.examined import examined
+from bi_harness.matrix.collector import no_collection
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import Selection, select
 from bi_harness.report.console import print_result
@@ -167,7 +168,7 @@ def measure(checks: int) -> dict[str, Any]:
         statement = _read_and_built(folder, clock)
         sizes = {JOURNAL: (folder / JOURNAL).stat().st_size}
         for name, writer in WRITERS.items():
-            content = clock(name, lambda writer=writer: writer(statement))  # type: ignore[misc]
+            content = clock(name, no_collection()(lambda writer=writer: writer(statement)))  # type: ignore[misc]
             replace_file(folder / name, content)
             sizes[name] = len(content)
         clock("console", lambda: print_result(statement, Console(file=io.StringIO(), width=120)))
@@ -192,7 +193,7 @@ def _written(folder: Path, selection: Selection, checks: int, clock: Clock) -> i
 
 
 def _read_and_built(folder: Path, clock: Clock) -> Statement:
-    told = clock("journal, read", lambda: read(folder / JOURNAL))
+    told = clock("journal, read", lambda: read(folder / JOURNAL, progress=False))
     return clock("certificate", lambda: build(*told))
 
 

@@ -25,6 +25,7 @@ from benchmarks.trust import oracle
 from benchmarks.trust.bombs import LIMIT_S
 from benchmarks.trust.mutate import Mutator, mutate_json, mutate_lines, mutate_yaml
 from bi_harness.certificate.build import build
+from bi_harness.certificate.events import CheckProgress
 from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, JOURNAL
 from bi_harness.certificate.gate import gate as hold
 from bi_harness.certificate.sign import seal
@@ -179,6 +180,8 @@ def certificate(journal: bytes) -> Statement:
     """
     statement = build(*read_text(journal, "events.jsonl"))
     predicate = statement.predicate
+    if build(*read_text(journal, "events.jsonl", progress=False)) != statement:
+        raise Broken("another certificate without the signs of life")
     certified = predicate.bi_harness.verdict == "CERTIFIED" or predicate.result != "FAILED"
     if certified and not oracle.may_be_certified(journal):
         raise Broken(f"CERTIFIED without the evidence: {predicate.bi_harness.why[:200]}")
@@ -226,12 +229,15 @@ def journal_seeds() -> list[bytes]:
     """Sound journals, and ones of each way not to be certified."""
     from tests.certificate import journals as made
 
+    sound = made.sound()
+    life = CheckProgress(time=made.TIME, cell=made.CELL, check="alone", arm="treatment", done=1, of=2)
     runs = [
-        made.sound(),
+        sound,
         made.sound(made.result("fail")),
         made.sound(made.result("error")),
         made.sound(made.result("inconclusive"), made.result(check="spread")),
         made.sound(plan=(made.planned(), made.skipped())),
+        [*sound[:3], life, life, *sound[3:]],
         made.sound()[:-1],
         [*made.sound()[:-1], made.end(interrupted=True)],
     ]

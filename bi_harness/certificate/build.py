@@ -31,6 +31,7 @@ from bi_harness.certificate.statement import (
 )
 from bi_harness.certificate.verdict import totals, verdict
 from bi_harness.errors import UsageError
+from bi_harness.matrix.collector import no_collection
 
 Key = tuple[str, str]
 
@@ -46,6 +47,7 @@ class _Fold:
     finished: RunFinished | None = None
 
 
+@no_collection()
 def build(events: Sequence[Event], journal_digest: str) -> Statement:
     """The certificate of a run.
 

@@ -151,11 +151,10 @@ class EndpointClient(Server):
         if len(models) != 1:
             named = ", ".join(str(name)[:MAX_NAME] for name in models[:10])
             raise EngineStartError(self._explain(f"serves {len(models)} models", named))
-        self._model = models[0]
-        if not isinstance(self._model, str) or len(self._model) > MAX_NAME or not self._model.isprintable():
-            raise EngineStartError(
-                self._explain("serves a model of no usable name", repr(models[0])[:MAX_NAME])
-            )
+        name: object = models[0]
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+            raise EngineStartError(self._explain("serves a model of no usable name", repr(name)[:MAX_NAME]))
+        self._model = name
         if isinstance(longest, int) and longest < self.config.llm["max_model_len"]:
             raise EngineStartError(
                 self._explain(

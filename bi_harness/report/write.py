@@ -11,6 +11,7 @@ from typing import Final
 from bi_harness.certificate.files import CERTIFICATE as CERTIFICATE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
+from bi_harness.matrix.collector import no_collection
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
@@ -27,6 +28,7 @@ WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
 """Each file of a run's folder that is computed from the statement, and how."""
 
 
+@no_collection()
 def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
     """Writes every file of the run's folder that is computed from ``statement``; returns name → path.
 

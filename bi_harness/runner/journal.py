@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from pydantic import ValidationError
 
-from bi_harness.certificate.events import EVENTS, CheckProgress, CheckStarted, Event
+from bi_harness.certificate.events import EVENTS, CheckProgress, CheckStarted, Event, RunFinished
 from bi_harness.certificate.problems import first_problem
 from bi_harness.errors import InfrastructureError, UsageError
+from bi_harness.matrix.collector import no_collection
 
 JOURNAL = "events.jsonl"
 
@@ -110,8 +108,12 @@ def parse(line: bytes, name: str, number: int | None) -> Event:
         raise UsageError(f"{where}: not an event of a journal: {first_problem(error)}") from error
 
 
-def read(path: Path) -> tuple[list[Event], str]:
+def read(path: Path, *, progress: bool = True) -> tuple[list[Event], str]:
     """A whole journal and the sha256 of its bytes, as hexadecimal digits.
+
+    Args:
+        path: the file.
+        progress: see ``read_text``.
 
     Raises:
         UsageError: when the file is missing, is no regular one or too large, or a line is damaged. A damaged
@@ -129,23 +131,17 @@ def read(path: Path) -> tuple[list[Event], str]:
         raise UsageError(f"cannot read the journal {path}: {error}") from error
     if len(data) > MAX_BYTES:
         raise UsageError(f"cannot read the journal {path}: it is larger than {MAX_BYTES >> 20} MiB")
-    return read_text(data, path.name)
+    return read_text(data, path.name, progress=progress)
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    # A hundred thousand records, none of them in a cycle: to look for cycles takes a fifth of the time.
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def read_text(data: bytes, name: str) -> tuple[list[Event], str]:
+def read_text(data: bytes, name: str, *, progress: bool = True) -> tuple[list[Event], str]:
     """As ``read``, of a journal's bytes.
+
+    Args:
+        data: the bytes.
+        name: of the file, for messages.
+        progress: whether ``check_progress`` is in the result. It is nine events of ten, and no certificate
+            says anything of it; where it comes first or last it is there all the same, since it must not.
 
     Raises:
         UsageError: a line is damaged.
@@ -154,11 +150,16 @@ def read_text(data: bytes, name: str) -> tuple[list[Event], str]:
         line = data.count(b"\n") + 1
         raise UsageError(f"{name}:{line}: the last line is cut off")
     events: list[Event] = []
-    start = 0
-    with _no_collection():
+    start = number = 0
+    with no_collection():
         while start < len(data):
             # One by one: a split would hold every line of a file that ends at its first damaged one.
             end = data.index(b"\n", start)
-            events.append(parse(data[start:end], name, len(events) + 1))
+            number += 1
+            event = parse(data[start:end], name, number)
+            # Where it has no place, that is for the certificate to refuse.
+            misplaced = not events or isinstance(events[-1], RunFinished)
+            if progress or misplaced or not isinstance(event, CheckProgress):
+                events.append(event)
             start = end + 1
     return events, hashlib.sha256(data).hexdigest()

@@ -200,3 +200,14 @@ def test_a_line_and_a_journal_have_an_end(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("bi_harness.runner.journal.MAX_BYTES", path.stat().st_size - 1)
     with pytest.raises(UsageError, match=r"cannot read the journal .*larger than"):
         read(path)
+
+
+def test_signs_of_life_can_be_left_out_but_not_where_they_must_not_be(tmp_path: Path) -> None:
+    life = CheckProgress(time=TIME, cell="c", check="k", arm="treatment", done=1, of=2)
+    events_ = sound()
+    path = write(tmp_path / JOURNAL, *events_[:2], life, *events_[2:], life)
+    got, digest = read(path, progress=False)
+    assert got == [*events_, life]
+    assert digest == read(path)[1]
+    path.unlink()
+    assert read(write(path, life, *events_), progress=False)[0][0] == life
