@@ -177,7 +177,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="bi-harness-kills-") as made:
         folder = work or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        dice = random.Random(seed)
         began = time.monotonic()
         figures, spans = Figures(), {}
         shared = _shared_memory()

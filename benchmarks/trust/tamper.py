@@ -65,7 +65,7 @@ def measure(run: Path = RUN, per_file: int | None = PER_FILE, seed: int = 0) -> 
         write_sealed(statement, copy, signer)
         signed = read_folder(copy)
         logs = {name: (copy / name).read_bytes() for name in signed.others}
-    random_ = random.Random(seed)  # noqa: S311 - which bits are flipped
+    random_ = random.Random(seed)
     computed = _once(recompute())
     files: dict[str, dict[str, int]] = {}
     missed: list[str] = []

@@ -35,6 +35,7 @@ from bi_harness.certificate.statement import (
 from bi_harness.certificate.verdict import predicate_result, totals, verdict
 from bi_harness.certificate.waivers import apply
 from bi_harness.errors import UsageError
+from bi_harness.matrix.collector import no_collection
 
 
 @dataclass
@@ -51,6 +52,7 @@ class _Fold:
     done_before: frozenset[str] = frozenset()
 
 
+@no_collection()
 def build(events: Sequence[Event], journal_digest: str) -> Statement:
     """The certificate of a run.
 

@@ -9,10 +9,39 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, FailFast, Field, TypeAdapter
 
 from bi_harness.certificate.records import CheckResult, Count, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
+
+
+def _provenance(value: dict[str, Any]) -> dict[str, Any]:
+    """What the certificate looks up in a provenance is of the kind that it looks for; the rest is free."""
+    digests = value.get("digests", {})
+    _mapping(digests, "digests")
+    for name, digest in digests.items():
+        if not isinstance(digest, str):
+            _texts(digest, f"digests.{name[:60]}")
+    vllm = value.get("vllm", {})
+    _mapping(vllm, "vllm")
+    _texts({key: vllm.get(key, "") for key in ("version", "distribution")}, "vllm")
+    if vllm.get("record_sha256") is not None:
+        _texts({key: vllm.get(key) for key in ("version", "record_sha256")}, "vllm")
+    _texts(value.get("checkpoints", {}), "checkpoints")
+    return value
+
+
+def _mapping(value: object, name: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no mapping")
+
+
+def _texts(value: object, name: str) -> None:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"{name} is no mapping of texts")
+
+
+Provenance = Annotated[dict[str, Any], AfterValidator(_provenance)]
 
 
 class PlannedChecks(Record):
@@ -46,8 +75,8 @@ class RunStarted(Record):
     run_id: str
     device: dict[str, Any]
     scope: Scope
-    plan: tuple[PlannedChecks, ...]
-    provenance: dict[str, Any]
+    plan: Annotated[tuple[PlannedChecks, ...], FailFast()]
+    provenance: Provenance
     power: tuple[Power, ...] = ()
     waivers: tuple[Waiver, ...] = ()
     asked: dict[str, Any] | None = None
@@ -68,7 +97,7 @@ class EngineReady(Record):
     type: Literal["engine_ready"] = "engine_ready"
     time: str
     arm: EffectiveArm
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 class CheckStarted(Record):

@@ -211,7 +211,7 @@ def _against(policy: Policy, one: Examined, result: HarnessResult, now: datetime
     ended = _time(result.finished or result.started)
     if ended is None:
         found.append("it does not say when it ran")
-    elif ended > now + CLOCK_SKEW:
+    elif ended - now > CLOCK_SKEW:
         found.append(f"it ended in the future ({result.finished}): a clock is wrong, or it was made up")
     if not policy.allow_dirty and (dirty := _dirty(result)):
         found.append(dirty)

@@ -22,11 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
+from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.records import Record
 from bi_harness.errors import UsageError
 
@@ -50,7 +51,7 @@ class _EnvelopeFile(Record):
 
     payload: _Text
     payloadType: Literal["application/vnd.in-toto+json"]
-    signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=100)]
+    signatures: Annotated[tuple[_Signature, ...], FailFast(), Field(min_length=1, max_length=100)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,7 @@ def open_envelope(data: bytes, keys: Sequence[Key] = ()) -> Sealed:
         _EnvelopeFile.model_validate_json(data)
         envelope = Envelope.from_dict(json.loads(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise EnvelopeError(f"not a DSSE envelope: {where}: {first['msg']}") from error
+        raise EnvelopeError(f"not a DSSE envelope: {first_problem(error)}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EnvelopeError(f"not a DSSE envelope: {error}") from error
     if _file_text(envelope) != data:

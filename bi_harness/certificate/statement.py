@@ -7,11 +7,14 @@ What bi-harness adds sits under ``predicate.bi_harness``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
 from bi_harness.certificate.records import CheckResult, Count, Record, Verdict, Waiver
+
+# Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
+Names = Annotated[tuple[str, ...], FailFast()]
 
 
 class ResourceDescriptor(Record):
@@ -244,9 +247,9 @@ class HarnessResult(Record):
     interrupted: bool
     scope: Scope
     totals: Totals
-    effective: tuple[EffectiveArm, ...]
+    effective: Annotated[tuple[EffectiveArm, ...], FailFast()]
     provenance: dict[str, Any]
-    checks: tuple[CheckResult, ...]
+    checks: Annotated[tuple[CheckResult, ...], FailFast()]
     power: tuple[Power, ...] = ()
     axes: tuple[AxisComparison, ...] = ()
     waivers: tuple[WaiverUse, ...] = ()
@@ -269,9 +272,9 @@ class Predicate(Record):
 
     result: Literal["PASSED", "WARNED", "FAILED"]
     configuration: tuple[ResourceDescriptor, ...]
-    passedTests: tuple[str, ...]
-    warnedTests: tuple[str, ...]
-    failedTests: tuple[str, ...]
+    passedTests: Names
+    warnedTests: Names
+    failedTests: Names
     bi_harness: HarnessResult
 
 
@@ -281,7 +284,7 @@ class Statement(Record):
     type_: Literal["https://in-toto.io/Statement/v1"] = Field(
         default="https://in-toto.io/Statement/v1", alias="_type"
     )
-    subject: tuple[ResourceDescriptor, ...]
+    subject: Annotated[tuple[ResourceDescriptor, ...], FailFast()]
     predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"] = (
         "https://in-toto.io/attestation/test-result/v0.1"
     )

@@ -37,6 +37,7 @@ from bi_harness.certificate.files import (
     REPORTS,
     FilesStatement,
 )
+from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.records import CheckResult, Record
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
@@ -227,11 +228,11 @@ def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool,
 
 def _statement(raw: bytes, found: _Findings) -> Statement | None:
     try:
-        data = from_json(raw, allow_inf_nan=False)
+        # Not kept: of a large certificate it takes more memory than all the rest.
+        schema = _schema(from_json(raw, allow_inf_nan=False))
     except ValueError as error:
         found.problem(CERTIFICATE, f"is not JSON: {str(error)[:200]}")
         return None
-    schema = _schema(data)
     if schema != SCHEMA:
         shown = repr(schema)[:80] if schema is not None else "none"
         found.problem(
@@ -243,11 +244,9 @@ def _statement(raw: bytes, found: _Findings) -> Statement | None:
     try:
         statement = Statement.model_validate_json(raw, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:200]
         found.problem(
             CERTIFICATE,
-            f"is not as {SCHEMA} has it: {where}: {first['msg']} ({error.error_count()} such places). "
+            f"is not as {SCHEMA} has it: {first_problem(error)} ({error.error_count()} such places). "
             "It was changed, or a newer version of bi-harness made it",
         )
         return None
@@ -432,7 +431,7 @@ def _files(
     try:
         files = FilesStatement.model_validate_json(sealed.payload, strict=True)
     except ValidationError as error:
-        found.problem(FILES_ENVELOPE, f"is no list of a run's files: {error.errors()[0]['msg']}")
+        found.problem(FILES_ENVELOPE, f"is no list of a run's files: {first_problem(error)}")
         return frozenset()
     digests = files.digests()
     # Of another run with the same key it would be signed as well.

@@ -15,6 +15,7 @@ from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, FILES_ENVELOPE, 
 from bi_harness.certificate.statement import Statement
 from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
 from bi_harness.errors import UsageError
+from bi_harness.matrix.collector import no_collection
 from bi_harness.report.sealed import log_digests
 from bi_harness.report.write import WRITERS
 from bi_harness.runner.journal import read_text
@@ -32,6 +33,7 @@ WORK = ".work"
 _NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
 
 
+@no_collection()
 def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) -> Examined:
     """Examine a run's folder, a ``certificate.json`` or a ``certificate.dsse.json``.
 
@@ -71,7 +73,7 @@ def recompute() -> Recompute:
 
 
 def _from_journal(data: bytes) -> Statement:
-    return build(*read_text(data, JOURNAL))
+    return build(*read_text(data, JOURNAL, progress=False))
 
 
 def _is_run(path: Path) -> bool:

@@ -186,7 +186,9 @@ def run(
         if earlier is not None and signer is None:
             from bi_harness.report.sealed import refuse_stale
 
-            refuse_stale(statement, run_dir)  # A run that was complete keeps its signature, if it still holds.
+            refuse_stale(
+                statement, run_dir
+            )  # A run that was complete keeps its signature, if it still holds.
         reports = write_reports(statement, run_dir, enough=stopped.again) | sign(statement, run_dir, signer)
     if as_json:
         write_json_result(statement, run_dir)

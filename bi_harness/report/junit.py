@@ -42,10 +42,11 @@ def render_junit(statement: Statement) -> bytes:
 
 
 def _bytes(document: JUnitXml) -> bytes:
-    rendered: Any = document.tostring()
     # junitparser writes with lxml where that is installed, and spells the same document otherwise: written
-    # once more by the standard library, a journal gives the same bytes on every host.
-    root = ElementTree.fromstring(rendered)  # noqa: S314 - our own document
+    # by the standard library, a journal gives the same bytes on every host.
+    root: Any = document._elem
+    if not isinstance(root, ElementTree.Element):
+        root = ElementTree.fromstring(document.tostring())  # noqa: S314 - our own document
     body: bytes = ElementTree.tostring(root, encoding="utf-8")
     return b"<?xml version='1.0' encoding='utf-8'?>\n" + body + b"\n"
 

@@ -35,6 +35,7 @@ _VERDICT_SYMBOLS: Final[dict[Verdict, str]] = {"CERTIFIED": "✅", "NOT_CERTIFIE
 _PUNCTUATION = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _CODE_SAFE = re.compile(r"[A-Za-z0-9 _./:=+@,-]+")
 _LINE_START = re.compile(r"^((?:[0-9]+(?=[.)](?: |$)))?)([-+=#.)])")
+_MENTION = re.compile(r"@(?=\w)")
 _SCHEME = re.compile(r"\b(https?|ftp|mailto|www)(?=[:.])", re.IGNORECASE)
 
 
@@ -42,7 +43,9 @@ def escape(value: object, limit: int = 400) -> str:
     """One line of text that Markdown, GitHub's tables and raw HTML leave alone."""
     text = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINE_START.sub(r"\1\\\2", _PUNCTUATION.sub(r"\\\1", text))
-    # A bare address would become a link that the certificate's authors did not mean.
+    # A bare address would become a link that the certificate's authors did not mean, and a name with an @
+    # would call for the person who has it.
+    text = _MENTION.sub("@&#8203;", text)
     return _SCHEME.sub(lambda match: f"{match[0][0]}&#8203;{match[0][1:]}", text)
 
 

@@ -12,6 +12,7 @@ from bi_harness.certificate.files import CERTIFICATE as CERTIFICATE
 from bi_harness.certificate.files import ENVELOPE, FILES_ENVELOPE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
+from bi_harness.matrix.collector import no_collection
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
@@ -28,6 +29,7 @@ WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
 """Each file of a run's folder that is computed from the statement, and how."""
 
 
+@no_collection()
 def write_reports(
     statement: Statement, run_dir: Path, *, enough: Callable[[], bool] = lambda: False
 ) -> dict[str, Path]:

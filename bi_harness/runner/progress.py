@@ -73,12 +73,16 @@ class Watcher:
                 self._say(f"  {event.outcome}: {event.message}", "bold red")
 
     def _say(self, text: str, style: str = "") -> None:
-        printable = "".join(c if c.isprintable() else " " for c in text)
-        self._console.print(printable, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(_printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _describe(self, text: str) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=text, units=f"units {self._units_done}/{self._units}")
+            # Cut here, for rich looks at all of it each time it draws.
+            self._bar.update(
+                self._task,
+                description=_printable(text[:500]),
+                units=f"units {self._units_done}/{self._units}",
+            )
 
     def _advance(self, completed: float) -> None:
         if self._bar is not None and self._task is not None:
@@ -88,6 +92,11 @@ class Watcher:
                 checks=f"checks {self._finished}/{self._total}",
                 units=f"units {self._units_done}/{self._units}",
             )
+
+
+def _printable(text: str) -> str:
+    # Neither rich's Text nor its bar keeps an escape from the terminal.
+    return "".join(c if c.isprintable() else " " for c in text[:10_000])
 
 
 @contextmanager

@@ -293,7 +293,7 @@ def from_journal(run_dir: Path) -> Statement:
     Raises:
         UsageError: when there is no journal or it is damaged.
     """
-    return build(*read(run_dir / JOURNAL))
+    return build(*read(run_dir / JOURNAL, progress=False))
 
 
 def make_run_dir(out: Path, device: str) -> Path:

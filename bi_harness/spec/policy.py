@@ -94,7 +94,7 @@ class Policy(SpecModel):
     requires: Annotated[tuple[Needs, ...], Field(min_length=1, max_length=1000)]
     vllm: Range
     keys: Paths | None = None
-    max_age_days: Positive | None = None
+    max_age_days: Annotated[Positive, Field(le=36_500)] | None = None
     profile: Profile = "smoke"
     min_steps: Size | None = None
     min_selftest_score: Fraction | None = None
