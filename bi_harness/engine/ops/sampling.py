@@ -1,0 +1,115 @@
+"""What is left of the logits by top-k and top-p, and the token that a seeded request then draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bi_harness.engine.ops.base import BOTH, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.gemm import values
+
+MOST_ROWS = 1024
+"""Engines sample for no more requests in one step."""
+CLOSE = 1e-4
+"""How far a sum of float32 probabilities may be from p."""
+
+
+class _Filter:
+    """``apply_top_k_top_p``: logits, of which some are minus infinity afterwards."""
+
+    bound = f"the tokens that top-k and top-p leave, within {CLOSE:g} of p"
+
+    def __init__(self, setting: Setting) -> None:
+        self._apply, self.where = find("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p")
+        self._setting, self._vocab = setting, setting.dims["vocab"]
+        self.shape, self.row_bytes = str(self._vocab), 16 * self._vocab
+
+    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
+        """Logits, k (all of the vocabulary for none) and p (1 for none)."""
+        import torch
+
+        device = self._setting.device
+        logits = values(count, (self._vocab,), kind, generator, self._setting) * 4
+        k = torch.randint(1, 64, (count,), generator=generator, device=device, dtype=torch.int32)
+        p = torch.rand(count, generator=generator, device=device) * 0.5 + 0.5
+        which = torch.randint(0, 3, (count,), generator=generator, device=device)
+        # Requests with k alone, with p alone, and with both, side by side.
+        return logits, k.masked_fill(which == 1, self._vocab), p.masked_fill(which == 0, 1.0)
+
+    def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._apply(*rows),)
+
+    def error(self, rows: tuple[Any, ...], results: tuple[Any, ...]) -> float:
+        logits, kept = rows[0].cpu(), results[0].cpu() > -float("inf")
+        if not results[0].cpu()[kept].equal(logits[kept]):
+            return float("inf")
+        surely, perhaps = _left(logits, rows[1].cpu(), rows[2].cpu())
+        return 0.0 if not (surely & ~kept).any() and not (kept & ~perhaps).any() else float("inf")
+
+
+class _Sample(_Filter):
+    """``TopKTopPSampler``: the drawn token of requests with a seed each, beside others without one."""
+
+    bound = "a token that top-k and top-p leave"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        sampler, self.where = find("vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler")
+        self._sampler = sampler()
+        self._next = 0
+
+    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
+        """Logits, k, p and the seed of each request; -1 for none. The first rows that are made, which are
+        the subjects, all have one; of neighbours every second."""
+        import torch
+
+        logits, k, p = super().rows(count, kind, generator)
+        seeds = torch.arange(self._next, self._next + count, device=self._setting.device)
+        if self._next:
+            seeds = seeds.masked_fill(seeds % 2 == 1, -1)
+        self._next += count
+        return logits, k, p, seeds
+
+    def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        import torch
+
+        logits, k, p, seeds = rows
+        generators = {
+            i: torch.Generator(self._setting.device).manual_seed(seed)
+            for i, seed in enumerate(seeds.tolist())
+            if seed >= 0
+        }
+        return (self._sampler(logits, generators, k, p)[0].view(-1, 1),)
+
+    def error(self, rows: tuple[Any, ...], results: tuple[Any, ...]) -> float:
+        _, perhaps = _left(rows[0].cpu(), rows[1].cpu(), rows[2].cpu())
+        return 0.0 if perhaps.gather(1, results[0].cpu().long()).all() else float("inf")
+
+
+def _left(logits: Any, k: Any, p: Any) -> tuple[Any, Any]:
+    """The tokens that k and p leave for sure, and those that they may leave, by float64."""
+    import torch
+
+    values, order = logits.double().sort(dim=-1)
+    by_k = values >= values.gather(1, logits.shape[1] - k.long()[:, None])
+    sums = values.masked_fill(~by_k, -float("inf")).softmax(dim=-1).cumsum(dim=-1)
+    below = 1 - p.double()[:, None]
+    last = torch.zeros_like(by_k)
+    last[:, -1] = True
+    surely = by_k & ((sums > below + CLOSE) | last)
+    perhaps = by_k & ((sums > below - CLOSE) | last)
+    empty = torch.zeros_like(by_k)
+    return empty.scatter(1, order, surely), empty.scatter(1, order, perhaps)
+
+
+def _filter(setting: Setting) -> Made:
+    return _Filter(setting)
+
+
+def _sample(setting: Setting) -> Made:
+    return _Sample(setting)
+
+
+OPS = (
+    Op("top_k_top_p", "sampling", _filter, ("float32",), called=BOTH, most_rows=MOST_ROWS),
+    Op("sample", "sampling", _sample, ("float32",), called=BOTH, most_rows=MOST_ROWS),
+)
