@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
+from bi_harness.certificate.ops import ops_weakness
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, Totals
 from bi_harness.compare.evidence import control_weakness, differs, weakness
@@ -67,6 +68,8 @@ def why_hollow(result: CheckResult) -> str:
     # Beside evidence, facts may be there to be told alone.
     judged = any(fact.judged for fact in result.facts)
     if judged and (why := facts_weakness(result.facts, result.control_facts)):
+        return why
+    if why := ops_weakness(result.ops, result.facts, result.control_facts):
         return why
     if result.evidence is None:
         return "" if judged else "it has no evidence"

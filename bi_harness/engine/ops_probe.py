@@ -1,12 +1,12 @@
 """Measures single operators of the installed vLLM, in a process of its own, under the engine's interpreter.
 
-From the harness: ``python -m bi_harness.engine.ops_probe SETUP.json COMMANDS ANSWERS PARENT``, with JSON lines
-over two pipes. By hand, on any host that has vLLM::
+From the harness: ``python -m bi_harness.engine.ops_probe SETUP.json COMMANDS ANSWERS PARENT``, with JSON
+lines over two pipes. By hand, on any host that has vLLM::
 
     VLLM_BATCH_INVARIANT=1 python -m bi_harness.engine.ops_probe --device cuda --json
 
-which measures every operator at the shape of Qwen3-1.7B (``--config`` for another ``config.json``) and prints a
-line for each; without ``--json`` a table.
+which measures every operator at the shape of Qwen3-1.7B (``--config`` for another ``config.json``) and
+prints a line for each; without ``--json`` a line for people.
 
 Worker side: standard library, torch and vLLM alone.
 """
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bi_harness.engine.facts import devices, provenance
 from bi_harness.engine.ops.base import DTYPES, Made, Missing, Op, Setting
 from bi_harness.engine.ops.measure import Measured, measure
 from bi_harness.engine.ops.planted import WHAT, Planted
@@ -48,8 +49,10 @@ QWEN3_1_7B = {
     "rope_theta": 1000000,
     "tie_word_embeddings": True,
 }
-MOST_BYTES = {"cpu": 1 << 28, "cuda": 4 << 30}
-"""Of one tensor of a batch, by device."""
+MOST_BYTES = 1 << 28
+"""Of one tensor of a batch, on a CPU."""
+GPU_PART = 40
+"""One tensor of a batch may have one part in so many of a GPU's memory."""
 MESSAGE_LIMIT = 2000
 
 
@@ -63,14 +66,18 @@ class Effort:
         most_rows: the largest batch.
         sample: batch sizes besides the powers of two and their neighbours.
         every: each so-many-th batch size has neighbours of zeros and of large values, too.
+        told_rows: the largest batch of what is told and not judged.
+        all_dtypes: whether operators are measured in other dtypes than those that the model's engines have.
         seed: of all that is drawn.
     """
 
-    subjects: int = 128
+    subjects: int = 256
     least: int = 64
     most_rows: int = 4096
     sample: int = 8
     every: int = 4
+    told_rows: int = 4096
+    all_dtypes: bool = True
     seed: int = 0
 
 
@@ -87,6 +94,7 @@ class Probe:
     def __init__(self, device: str, config: Mapping[str, Any], dtype: str, vllm_config: Any) -> None:
         self.device, self.dims, self.dtype = device, dims(config), dtype
         self._vllm_config = vllm_config
+        self._most_bytes = _most_bytes(device)
 
     def of(self, name: str, effort: Effort, *, planted_too: bool) -> Iterator[dict[str, Any]]:
         """What is measured of an operator, a record for each dtype.
@@ -95,13 +103,22 @@ class Probe:
             planted_too: where no difference is found, measure a planted one.
         """
         wanted = op(name)
-        for dtype in (self.dtype,) if "model" in wanted.dtypes else wanted.dtypes:
+        for dtype in self._dtypes(wanted, effort):
             yield self._measured(wanted, dtype, {}, effort, planted_too=planted_too)
 
-    def drawn(self, name: str, dtype: str, shape: Mapping[str, int], rows: int, seed: int) -> dict[str, Any]:
-        """The same for a drawn shape and one batch size."""
+    def drawn(
+        self, name: str, dtype: str, shape: Mapping[str, int], rows: int, seed: int, *, planted: bool
+    ) -> dict[str, Any]:
+        """The same for a drawn shape and one batch size; with a planted difference where that is asked."""
         effort = Effort(subjects=min(32, max(rows, 2)), least=32, most_rows=rows, seed=seed)
-        return self._measured(op(name), dtype, shape, effort, planted_too=False, only=rows)
+        return self._measured(op(name), dtype, shape, effort, planted_too=planted, only=rows)
+
+    def _dtypes(self, wanted: Op, effort: Effort) -> tuple[str, ...]:
+        if "model" in wanted.dtypes:
+            return (self.dtype,)
+        if effort.all_dtypes or self.dtype not in wanted.dtypes:
+            return wanted.dtypes
+        return (self.dtype,)
 
     def _measured(
         self,
@@ -128,7 +145,7 @@ class Probe:
             dims={**self.dims, **shape},
             dtype=dtype,
             vllm_config=self._vllm_config,
-            most_bytes=MOST_BYTES[self.device],
+            most_bytes=self._most_bytes,
         )
         try:
             with _current(self._vllm_config), _inference():
@@ -145,7 +162,9 @@ class Probe:
     def _run(
         self, wanted: Op, made: Made, setting: Setting, effort: Effort, *, planted_too: bool, only: int | None
     ) -> dict[str, Any]:
-        most = max(2, min(wanted.most_rows, effort.most_rows, setting.most_bytes // made.row_bytes))
+        judged = wanted.judged(self.device, setting.dtype, self.dtype)
+        asked = effort.most_rows if judged or only is not None else min(effort.told_rows, effort.most_rows)
+        most = max(2, min(wanted.most_rows, asked, setting.most_bytes // made.row_bytes))
         subjects = min(effort.subjects, most)
         counts = row_counts(most, effort.sample, effort.seed) if only is None else (min(only, most),)
         every = effort.every if only is None else 1
@@ -183,6 +202,14 @@ def told(found: Measured) -> dict[str, Any]:
     }
 
 
+def _most_bytes(device: str) -> int:
+    if device == "cpu":
+        return MOST_BYTES
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory) // GPU_PART
+
+
 @contextlib.contextmanager
 def _current(vllm_config: Any) -> Iterator[None]:
     from vllm.config import set_current_vllm_config
@@ -205,7 +232,6 @@ def effective(device: str, dtype: str, vllm_config: Any) -> dict[str, Any]:
     import vllm
     from vllm.platforms import current_platform
 
-    from bi_harness.engine.facts import devices
     from bi_harness.invariance.faults import registry
 
     by = invariance_by()
@@ -241,7 +267,7 @@ def serve(setup: Mapping[str, Any], commands: int, answers: int) -> int:
             traceback.print_exc()
             say({"event": "refused", "why": f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]})
             return 1
-        say({"event": "ready", "effective": told_})
+        say({"event": "ready", "effective": told_, "provenance": provenance()})
         for line in asked:
             command = json.loads(line)
             if command["do"] == "measure":
@@ -251,7 +277,12 @@ def serve(setup: Mapping[str, Any], commands: int, answers: int) -> int:
                 say({"event": "done"})
             else:
                 record = probe.drawn(
-                    command["op"], command["dtype"], command["shape"], command["rows"], command["seed"]
+                    command["op"],
+                    command["dtype"],
+                    command["shape"],
+                    command["rows"],
+                    command["seed"],
+                    planted=command["planted"],
                 )
                 say({"event": "record", "record": record})
     return 0
@@ -282,26 +313,38 @@ def by_hand(argv: list[str]) -> int:
     parser.add_argument("--subjects", type=int, default=256)
     parser.add_argument("--most-rows", type=int, default=4096)
     parser.add_argument("--sample", type=int, default=8)
+    parser.add_argument("--model-dtype-alone", action="store_true", help="no other dtypes than the model's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--planted", action="store_true", help="where nothing differs, plant a difference")
     parser.add_argument("--json", action="store_true", help="a JSON line for each operator and dtype")
     given = parser.parse_args(argv)
     config = json.loads(given.config.read_text(encoding="utf-8")) if given.config else QWEN3_1_7B
     effort = Effort(
-        subjects=given.subjects, most_rows=given.most_rows, sample=given.sample, seed=given.seed
+        subjects=given.subjects,
+        most_rows=given.most_rows,
+        sample=given.sample,
+        all_dtypes=not given.model_dtype_alone,
+        seed=given.seed,
     )
     with tempfile.TemporaryDirectory(prefix="bi-harness-ops-") as folder:
         setup = {"folder": folder, "config": config, "device": given.device, "dtype": given.dtype}
-        probe, told_ = _open({**setup, "backend": given.backend, "max_model_len": min(4096, dims(config)["positions"])})
-        print(json.dumps({"effective": told_}) if given.json else told_, flush=True)
+        probe, told_ = _open(
+            {**setup, "backend": given.backend, "max_model_len": min(4096, dims(config)["positions"])}
+        )
+        _print(json.dumps({"effective": told_}) if given.json else str(told_))
         for wanted in OPS:
             if (given.op and wanted.name not in given.op) or (
                 given.family and wanted.family not in given.family
             ):
                 continue
             for record in probe.of(wanted.name, effort, planted_too=given.planted):
-                print(json.dumps(record) if given.json else _line(record), flush=True)
+                _print(json.dumps(record) if given.json else _line(record))
     return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -18,7 +18,9 @@ def error(result: Any, expected: Any, *, ulps: float, slack: Any = 0.0) -> float
 
     info = torch.finfo(result.dtype)
     found = result.detach().cpu().double()
-    same = (found == expected) | (found.isinf() & (found.sign() == expected.sign()) & (expected.abs() > info.max))
+    same = (found == expected) | (
+        found.isinf() & (found.sign() == expected.sign()) & (expected.abs() > info.max)
+    )
     unit = expected.abs().clamp(min=info.tiny) * info.eps
     allowed = ulps * unit + torch.as_tensor(slack, dtype=torch.float64)
     distance = torch.where(same, torch.zeros_like(found), (found - expected).abs() / allowed)

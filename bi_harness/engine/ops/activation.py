@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bi_harness.engine.ops.accuracy import error
-from bi_harness.engine.ops.base import BOTH, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find
 from bi_harness.engine.ops.gemm import FP32_EPS, values
 
 
-class _SiluAndMul:
+class _SiluAndMul(Alike):
     bound = "3 ULP of the result"
 
     def __init__(self, setting: Setting) -> None:

@@ -64,7 +64,7 @@ class _Attention:
             torch.set_default_dtype(usual)
         if hasattr(self._layer, "process_weights_after_loading"):
             self._layer.process_weights_after_loading(self._dtype)
-        self._backend = self._layer.attn_backend if hasattr(self._layer, "attn_backend") else None
+        self._backend: Any = getattr(self._layer, "attn_backend", None)
         if self._backend is None:
             raise Missing("this vLLM's attention layer does not name its backend")
         platform, _ = find("vllm.platforms:current_platform")
@@ -77,13 +77,18 @@ class _Attention:
         self._pool: _Pool | None = None
         self._builder: Any = None
 
-    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
+    def subjects(self, count: int, generator: Any) -> tuple[Any, ...]:
         import torch
 
         if self._pool is None:
             self._pool = _Pool(self, count, generator)
             self._fill()
-            return (torch.arange(count, device=self._setting.device),)
+        return (torch.arange(count, device=self._setting.device),)
+
+    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
+        import torch
+
+        assert self._pool is not None
         start, size = self._pool.neighbours[kind]
         return (start + torch.arange(count, device=self._setting.device) % size,)
 
@@ -208,9 +213,7 @@ class _Attention:
         context: dict[str, Any] = {"num_tokens": total}
         if "slot_mapping" in inspect.signature(set_forward_context).parameters:
             context["slot_mapping"] = {self._name: slots}
-        query, key, value = (
-            part[tokens].reshape(total, -1) for part in (pool.query, pool.key, pool.value)
-        )
+        query, key, value = (part[tokens].reshape(total, -1) for part in (pool.query, pool.key, pool.value))
         with set_forward_context({self._name: metadata}, self._setting.vllm_config, **context):
             return self._layer(query, key, value)
 

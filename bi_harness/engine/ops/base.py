@@ -55,8 +55,12 @@ class Made(Protocol):
     bound: str
     row_bytes: int
 
+    def subjects(self, count: int, generator: Any) -> tuple[Any, ...]:
+        """Rows to compare with themselves alone: tensors on the device whose first axis is the row. Asked
+        again, no more than the first time."""
+
     def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
-        """New rows: tensors on the device whose first axis is the row."""
+        """Rows to stand beside them."""
 
     def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         """The operator on a batch; its results, each with a row of the batch along its first axis. The
@@ -64,6 +68,15 @@ class Made(Protocol):
 
     def error(self, rows: tuple[Any, ...], results: tuple[Any, ...]) -> float:
         """The largest distance from the same in float64, in units of ``bound``: right up to 1."""
+
+
+class Alike:
+    """For an operator whose subjects are rows like all others."""
+
+    def subjects(self: Any, count: int, generator: Any) -> tuple[Any, ...]:
+        """See ``Made``."""
+        rows: tuple[Any, ...] = self.rows(count, "random", generator)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

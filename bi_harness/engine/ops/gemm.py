@@ -1,11 +1,12 @@
-"""Matrix products: the linear layers of a model through vLLM's own methods, and torch's that the mode replaces."""
+"""Matrix products: a model's linear layers through vLLM's own methods, and torch's, which the mode replaces."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from bi_harness.engine.ops.accuracy import error
-from bi_harness.engine.ops.base import BOTH, CUDA, LARGE, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, CUDA, LARGE, Alike, Kind, Made, Op, Setting, find
 
 FP32_EPS = 2.0**-23
 COLUMNS = 2048
@@ -33,7 +34,7 @@ def weights(setting: Setting, *shape: int) -> Any:
     return (drawn / shape[-1] ** 0.5).to(getattr(torch, setting.dtype))
 
 
-class _Product:
+class _Product(Alike):
     """``call(x)`` with a weight ``[N, K]``; a row has ``K`` values."""
 
     def __init__(self, setting: Setting, where: str, n: int, k: int, weight: Any, call: Any) -> None:
@@ -169,7 +170,7 @@ OPS = (
     ),
     Op("lm_head", "gemm", _lm_head, promised=BOTH, called=BOTH),
     *(
-        Op(f"torch_{name}", "gemm", lambda setting, name=name: _torch(name, setting), promised=CUDA)
+        Op(f"torch_{name}", "gemm", partial(_torch, name), promised=CUDA)
         for name in ("mm", "matmul", "addmm", "linear")
     ),
     Op("torch_bmm", "gemm", _bmm, promised=CUDA),

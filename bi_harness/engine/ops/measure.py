@@ -83,7 +83,7 @@ def measure(made: Made, batches: Sequence[Batch], *, subjects: int, device: str,
 
     began = time.monotonic()
     generator = torch.Generator(device).manual_seed(seed)
-    rows = made.rows(subjects, "random", generator)
+    rows = made.subjects(subjects, generator)
     alone = [made.call(_take(rows, slice(i, i + 1))) for i in range(subjects)]
     reference = tuple(torch.cat([one[i] for one in alone]) for i in range(len(alone[0])))
     del alone

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from bi_harness.engine.ops.accuracy import error
-from bi_harness.engine.ops.base import BOTH, CUDA, Kind, Made, Missing, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, CUDA, Alike, Kind, Made, Missing, Op, Setting, find
 from bi_harness.engine.ops.gemm import FP32_EPS, values
 
 SCALE = 0.05
 """Of static FP8 quantization: normal values times it stay inside FP8's range."""
 
 
-class _Norm:
+class _Norm(Alike):
     """A norm over the last axis of ``x``, of ``width`` values in ``groups`` of a row each."""
 
     bound = "3 ULP of the result, and 64 of float32"
@@ -160,7 +160,9 @@ class _PerToken(_Norm):
         expected = self.expected(rows[0].cpu().double())
         scales = results[1].cpu().double()
         right = expected.abs().amax(dim=-1, keepdim=True) / torch.finfo(self._dtype).max
-        return max(_fp8_error(results[0], expected / scales), ((scales / right - 1).abs().max() / 0.01).item())
+        return max(
+            _fp8_error(results[0], expected / scales), ((scales / right - 1).abs().max() / 0.01).item()
+        )
 
 
 def _fp8_error(result: Any, expected: Any) -> float:

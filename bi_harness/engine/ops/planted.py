@@ -1,7 +1,7 @@
 """An operator that depends on its batch on purpose: what shows that a difference would have been seen.
 
-Stock operators that compute each row by itself have no control that diverges. Theirs is the same operator with
-this fault, measured by the same code.
+Stock operators that compute each row by itself have no control that diverges. Theirs is the same operator
+with this fault, measured by the same code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ class Planted:
 
     def __init__(self, made: Made) -> None:
         self._made = made
-        self.where, self.shape, self.bound, self.row_bytes = made.where, made.shape, made.bound, made.row_bytes
+        self.where, self.shape, self.bound, self.row_bytes = (
+            made.where,
+            made.shape,
+            made.bound,
+            made.row_bytes,
+        )
+
+    def subjects(self, count: int, generator: Any) -> tuple[Any, ...]:
+        """See ``Made``."""
+        return self._made.subjects(count, generator)
 
     def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
         """See ``Made``."""

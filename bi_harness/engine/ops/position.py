@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from bi_harness.engine.ops.accuracy import error
-from bi_harness.engine.ops.base import BOTH, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find
 from bi_harness.engine.ops.gemm import FP32_EPS, values, weights
 
 
-class _Embedding:
+class _Embedding(Alike):
     bound = "equal"
 
     def __init__(self, setting: Setting) -> None:
         import torch
 
-        method, where = find(
-            "vllm.model_executor.layers.vocab_parallel_embedding:UnquantizedEmbeddingMethod"
-        )
+        method, where = find("vllm.model_executor.layers.vocab_parallel_embedding:UnquantizedEmbeddingMethod")
         d = setting.dims
         self._vocab, self._setting = d["vocab"], setting
         self._method, self._layer = method(), torch.nn.Module()
-        self._layer.weight = torch.nn.Parameter(weights(setting, d["vocab"], d["hidden"]), requires_grad=False)
+        self._layer.weight = torch.nn.Parameter(
+            weights(setting, d["vocab"], d["hidden"]), requires_grad=False
+        )
         self.where, self.shape = f"{where}.embedding", f"{d['vocab']} of {d['hidden']}"
         self.row_bytes = 4 * d["hidden"]
 
@@ -41,7 +41,7 @@ class _Embedding:
         return 0.0 if results[0].cpu().equal(table.cpu()[rows[0].cpu()]) else float("inf")
 
 
-class _Rotary:
+class _Rotary(Alike):
     bound = "3 ULP of the result, and of the pair that it turns"
 
     def __init__(self, setting: Setting) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bi_harness.engine.ops.base import BOTH, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find
 from bi_harness.engine.ops.gemm import values
 
 MOST_ROWS = 1024
@@ -13,7 +13,7 @@ CLOSE = 1e-4
 """How far a sum of float32 probabilities may be from p."""
 
 
-class _Filter:
+class _Filter(Alike):
     """``apply_top_k_top_p``: logits, of which some are minus infinity afterwards."""
 
     bound = f"the tokens that top-k and top-p leave, within {CLOSE:g} of p"
@@ -55,19 +55,21 @@ class _Sample(_Filter):
         super().__init__(setting)
         sampler, self.where = find("vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler")
         self._sampler = sampler()
-        self._next = 0
 
-    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
-        """Logits, k, p and the seed of each request; -1 for none. The first rows that are made, which are
-        the subjects, all have one; of neighbours every second."""
+    def subjects(self, count: int, generator: Any) -> tuple[Any, ...]:
+        """Logits, k, p and the seed of each request."""
         import torch
 
-        logits, k, p = super().rows(count, kind, generator)
-        seeds = torch.arange(self._next, self._next + count, device=self._setting.device)
-        if self._next:
-            seeds = seeds.masked_fill(seeds % 2 == 1, -1)
-        self._next += count
-        return logits, k, p, seeds
+        rows = super().rows(count, "random", generator)
+        return (*rows, torch.arange(count, device=self._setting.device))
+
+    def rows(self, count: int, kind: Kind, generator: Any) -> tuple[Any, ...]:
+        """The same; every second one has no seed, which is -1."""
+        import torch
+
+        rows = super().rows(count, kind, generator)
+        seeds = torch.arange(count, device=self._setting.device) + 1_000_000
+        return (*rows, seeds.masked_fill(seeds % 2 == 1, -1))
 
     def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         import torch
@@ -78,7 +80,9 @@ class _Sample(_Filter):
             for i, seed in enumerate(seeds.tolist())
             if seed >= 0
         }
-        return (self._sampler(logits, generators, k, p)[0].view(-1, 1),)
+        tokens = self._sampler(logits, generators, k, p)[0].view(-1, 1)
+        # What has no seed is drawn anew each time, and is nobody's to compare.
+        return (tokens.masked_fill((seeds < 0)[:, None], -1),)
 
     def error(self, rows: tuple[Any, ...], results: tuple[Any, ...]) -> float:
         _, perhaps = _left(rows[0].cpu(), rows[1].cpu(), rows[2].cpu())

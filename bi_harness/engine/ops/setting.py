@@ -1,4 +1,4 @@
-"""vLLM in this process as an eager engine has it, without an engine: its configuration, its mode, its plugins."""
+"""vLLM in this process as an eager engine has it, without an engine: configuration, mode and plugins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def open_vllm(
         enable_prefix_caching=False,
         attention_config={"backend": backend} if backend is not None else {},  # type: ignore[arg-type]
     ).create_engine_config()
-    priority = getattr(vllm_config.kernel_config, "ir_op_priority", None)
+    priority: Any = getattr(vllm_config.kernel_config, "ir_op_priority", None)
     if hasattr(priority, "set_default"):
         priority.set_default()
         wrap = getattr(vllm_config.compilation_config, "ir_enable_torch_wrap", None)

@@ -40,7 +40,7 @@ def row_counts(most: int, sample: int, seed: int) -> tuple[int, ...]:
         found |= {power - 1, power, power + 1}
         power *= 2
     others = sorted(set(range(2, most)) - found)
-    found |= set(random.Random(seed).sample(others, min(sample, len(others))))
+    found |= set(random.Random(seed).sample(others, min(sample, len(others))))  # noqa: S311
     return tuple(sorted(n for n in found if n <= most))
 
 
@@ -54,7 +54,7 @@ def batches(
     ``every``-th size has its neighbours' values zero and large, too, with a subject at the first place, in
     the middle and at the last one.
     """
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311
     made = []
     for index, rows in enumerate(counts):
         if rows >= subjects:
@@ -63,8 +63,8 @@ def batches(
             places |= set(draw.sample(others, max(0, subjects - len(places))))
             made.append(_batch(draw, rows, sorted(places), subjects, "random"))
         else:
-            for _ in range(-(-min(least, subjects * 4) // rows)):
-                made.append(_batch(draw, rows, range(rows), subjects, "subjects"))
+            times = -(-min(least, subjects * 4) // rows)
+            made += [_batch(draw, rows, range(rows), subjects, "subjects") for _ in range(times)]
         if rows > 1 and index % every == 0:
             few = sorted({0, rows // 2, rows - 1})[: max(1, rows - 1)]
             made += [_batch(draw, rows, few, subjects, filler) for filler in ("zeros", "large")]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bi_harness.engine.ops.accuracy import error
-from bi_harness.engine.ops.base import BOTH, CUDA, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, CUDA, Alike, Kind, Made, Op, Setting, find
 from bi_harness.engine.ops.gemm import FP32_EPS, values
 
 
-class Reduction:
+class Reduction(Alike):
     """A function of a row of ``width`` values. Sums of many terms lose a little more in float32."""
 
     def __init__(
