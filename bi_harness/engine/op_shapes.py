@@ -54,7 +54,7 @@ def search(drawn: Mapping[str, int], limits: Limits, case: Case) -> OpResult:
     broken: list[EngineError] = []
     shapes = strategies.fixed_dictionaries(
         {
-            name: strategies.integers(1, max(1, limits.width // least)).map(lambda n, least=least: n * least)
+            name: strategies.integers(1, max(1, limits.width // least)).map(least.__mul__)
             for name, least in drawn.items()
         }
     )

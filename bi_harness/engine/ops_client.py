@@ -184,7 +184,7 @@ class OpsClient:
             EngineError: the process died, took longer or told nonsense.
         """
         self._say({"do": "measure", "op": op, "effort": dict(effort), "planted": planted})
-        found = []
+        found: list[OpRecord] = []
         while True:
             message = self._read(deadline, f"had no answer on {op}")
             if message["event"] == "done":

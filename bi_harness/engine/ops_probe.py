@@ -258,6 +258,8 @@ def serve(setup: Mapping[str, Any], commands: int, answers: int) -> int:
     with os.fdopen(commands, encoding="utf-8") as asked, os.fdopen(answers, "w", encoding="utf-8") as out:
 
         def say(message: Mapping[str, Any]) -> None:
+            if "record" in message:
+                sys.stderr.write(_line(message["record"]) + "\n")  # for the log
             out.write(json.dumps(message) + "\n")
             out.flush()
 

@@ -74,8 +74,9 @@ class ArmFound:
 def measure_ops(
     spec: Spec, context: Context, cell: Cell, families: Sequence[str], arms: Sequence[ArmName]
 ) -> dict[ArmName, ArmFound]:
-    """Measure the operators of some families at the shape of the cell's model. The arms start side by side; on a
-    CPU they measure in turn, since both take all its cores.
+    """Measure the operators of some families at the shape of the cell's model.
+
+    The arms start side by side; on a CPU they measure in turn, since both take all its cores.
 
     Nothing is raised for a process that does not come up or dies: what it measured before counts.
 

@@ -1,4 +1,4 @@
-"""Matrix products: a model's linear layers through vLLM's own methods, and torch's, which the mode replaces."""
+"""Matrix products: a model's linear layers through vLLM's own methods, and those of torch."""
 
 from __future__ import annotations
 
