@@ -10,6 +10,15 @@ HOLDS = "invariant and right"
 """What is found of an operator whose rows have the bits that they have alone, and are near float64's."""
 
 
+PLANTED = "planted: "
+"""How a control is told in which stock operators do not differ by themselves, and one was made to."""
+
+
+def planted_controls(control: Sequence[Fact]) -> int:
+    """Of how many operators the control differs by a planted difference alone."""
+    return sum(fact.found.startswith(PLANTED) for fact in control)
+
+
 def name(op: OpResult) -> str:
     """Of its fact; each is there once in a check."""
     if op.missing:

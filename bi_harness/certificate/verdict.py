@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
-from bi_harness.certificate.ops import ops_weakness
+from bi_harness.certificate.ops import ops_weakness, planted_controls
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, Totals
 from bi_harness.compare.evidence import control_weakness, differs, weakness
@@ -56,8 +56,10 @@ def verdict(
         return "INCONCLUSIVE", f"{len(open_)} of {_ran(results)} checks gave no answer: {open_[0].reason}"
     if not passed:
         return "INCONCLUSIVE", "no check ran"
+    planted = sum(planted_controls(r.control_facts) > 0 for r in passed)
     return "CERTIFIED", (
         f"all {len(passed)} checks passed, and the control of each diverged with invariance off"
+        + (f" ({planted} of them in part by a planted difference: see their facts)" if planted else "")
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from bi_harness.certificate.ops import HOLDS, fact, found, name
+from bi_harness.certificate.ops import HOLDS, PLANTED, fact, found, name
 from bi_harness.certificate.records import Fact, OpResult
 from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.device.engine_probe import probe_engine
@@ -208,4 +208,4 @@ def _control_fact(record: OpRecord) -> Fact:
         return Fact(name=name(result), found=found(result))
     if record.planted is None or not record.planted.differing:
         return Fact(name=name(result), found=HOLDS)
-    return Fact(name=name(result), found=f"{record.planted_what}: {found(record.planted)}")
+    return Fact(name=name(result), found=f"{PLANTED}{record.planted_what}: {found(record.planted)}")

@@ -120,7 +120,7 @@ def _o(setting: Setting) -> Made:
 
 def _gate_up(setting: Setting) -> Made:
     d = setting.dims
-    return _linear("model.layers.0.mlp.gate_up_proj", setting, 2 * d["intermediate"], d["hidden"])
+    return _linear("model.layers.2.mlp.gate_up_proj", setting, 2 * d["intermediate"], d["hidden"])
 
 
 def _down(setting: Setting) -> Made:

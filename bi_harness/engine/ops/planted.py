@@ -11,7 +11,7 @@ from typing import Any
 from bi_harness.engine.ops.base import Kind, Made
 
 FROM_ROWS = 17
-WHAT = f"planted: one bit of one value in each row from {FROM_ROWS} rows on"
+WHAT = f"one bit of one value in each row from {FROM_ROWS} rows on"
 
 
 class Planted:
