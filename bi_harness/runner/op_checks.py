@@ -20,7 +20,6 @@ from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.device.engine_probe import probe_engine
 from bi_harness.engine.config import ArmName
 from bi_harness.engine.endpoint import without_keys
-from bi_harness.engine.op_shapes import Limits, search
 from bi_harness.engine.ops.base import Op
 from bi_harness.engine.ops.table import OPS
 from bi_harness.engine.ops_client import OpRecord, OpsClient, OpsSetup
@@ -30,6 +29,7 @@ from bi_harness.matrix.cells import Cell
 from bi_harness.runner.caches import share_model_infos
 from bi_harness.runner.context import Context
 from bi_harness.runner.engines import safe_name
+from bi_harness.runner.op_shapes import Limits, search
 from bi_harness.spec.load import Spec
 from bi_harness.spec.operators import Amount
 
