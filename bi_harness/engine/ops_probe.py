@@ -320,6 +320,8 @@ def by_hand(argv: list[str]) -> int:
     parser.add_argument("--planted", action="store_true", help="where nothing differs, plant a difference")
     parser.add_argument("--json", action="store_true", help="a JSON line for each operator and dtype")
     given = parser.parse_args(argv)
+    # As for engines: without FlashInfer installed its sampler fails.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     config = json.loads(given.config.read_text(encoding="utf-8")) if given.config else QWEN3_1_7B
     effort = Effort(
         subjects=given.subjects,

@@ -162,9 +162,13 @@ def _family(
 
     def take(record: OpRecord) -> None:
         result = record.result
-        if record.error:
+        if record.error and result.judged:
             errors.append(f"{result.op} {result.dtype}: {record.error}")
             return
+        if record.error:
+            # What no engine of this model calls is told, and may fail to be.
+            result = result.model_copy(update={"missing": f"it could not be measured: {record.error}"[:500]})
+            record = OpRecord(result)
         ops.append(result)
         facts.append(_control_fact(record) if control else fact(result))
 

@@ -137,7 +137,10 @@ class _Attention:
         assert pool is not None
         config = self._setting.vllm_config
         spec = self._layer.get_kv_cache_spec(config)
-        self._layer.kv_cache = self._cache(pool.blocks, spec)
+        cache = self._cache(pool.blocks, spec)
+        # Older releases have a list of them, one for each pipeline stage.
+        self._layer.kv_cache = [cache] if isinstance(self._layer.kv_cache, list) else cache
+        config.cache_config.num_gpu_blocks = pool.blocks
         if getattr(spec, "block_size", self._block) != self._block:
             raise Missing(f"the KV cache has blocks of {spec.block_size}, and {self._block} were asked for")
         builder = self._backend.get_builder_cls()

@@ -96,7 +96,7 @@ class _Rotary(Alike):
             # The table of sines has the dtype's precision, and float32's of large angles.
             pair = (one.abs() + other.abs()).repeat(1, 1, 2)
             turned = angle.repeat(1, 1, 2)
-            slack = pair * (2 * eps + FP32_EPS * turned)
+            slack = pair * (2 * eps + 2 * FP32_EPS * turned)
             worst = max(worst, error(found.view(right.shape), right, ulps=3, slack=slack))
         return worst
 

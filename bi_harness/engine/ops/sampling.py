@@ -42,8 +42,12 @@ class _Filter(Alike):
         logits, kept = rows[0].cpu(), results[0].cpu() > -float("inf")
         if not results[0].cpu()[kept].equal(logits[kept]):
             return float("inf")
-        surely, perhaps = _left(logits, rows[1].cpu(), rows[2].cpu())
-        return 0.0 if not (surely & ~kept).any() and not (kept & ~perhaps).any() else float("inf")
+        by_k, above = _left(logits, rows[1].cpu(), rows[2].cpu())
+        if (kept & ~by_k).any() or not kept.any(dim=1).all():
+            return float("inf")
+        # A token on the wrong side of p, by how much of the probability.
+        wrong = by_k & (kept != (above > 0))
+        return float((above.abs() * wrong).max()) / CLOSE
 
 
 class _Sample(_Filter):
@@ -85,24 +89,24 @@ class _Sample(_Filter):
         return (tokens.masked_fill((seeds < 0)[:, None], -1),)
 
     def error(self, rows: tuple[Any, ...], results: tuple[Any, ...]) -> float:
-        _, perhaps = _left(rows[0].cpu(), rows[1].cpu(), rows[2].cpu())
-        return 0.0 if perhaps.gather(1, results[0].cpu().long()).all() else float("inf")
+        by_k, above = _left(rows[0].cpu(), rows[1].cpu(), rows[2].cpu())
+        token = results[0].cpu().long()
+        if not by_k.gather(1, token).all():
+            return float("inf")
+        return float((-above.gather(1, token)).clamp(min=0).max()) / CLOSE
 
 
 def _left(logits: Any, k: Any, p: Any) -> tuple[Any, Any]:
-    """The tokens that k and p leave for sure, and those that they may leave, by float64."""
+    """Which tokens k leaves; and by how much of the probability each is above what p cuts off, in float64. The
+    most probable one is above it by 1, whatever p is."""
     import torch
 
     values, order = logits.double().sort(dim=-1)
     by_k = values >= values.gather(1, logits.shape[1] - k.long()[:, None])
     sums = values.masked_fill(~by_k, -float("inf")).softmax(dim=-1).cumsum(dim=-1)
-    below = 1 - p.double()[:, None]
-    last = torch.zeros_like(by_k)
-    last[:, -1] = True
-    surely = by_k & ((sums > below + CLOSE) | last)
-    perhaps = by_k & ((sums > below - CLOSE) | last)
-    empty = torch.zeros_like(by_k)
-    return empty.scatter(1, order, surely), empty.scatter(1, order, perhaps)
+    above = sums - (1 - p.double()[:, None])
+    above[:, -1] = 1.0
+    return torch.zeros_like(by_k).scatter(1, order, by_k), torch.zeros_like(above).scatter(1, order, above)
 
 
 def _filter(setting: Setting) -> Made:

@@ -17,6 +17,10 @@ MODE = (
 """Where releases have vLLM's batch-invariant mode; older ones in the second place."""
 
 
+MOST_REQUESTS = 1024
+MOST_TOKENS = 16384
+
+
 def open_vllm(
     folder: Path, *, config: Mapping[str, Any], dtype: str, backend: str | None, max_model_len: int
 ) -> Any:
@@ -45,6 +49,9 @@ def open_vllm(
         max_model_len=max_model_len,
         skip_tokenizer_init=True,
         enforce_eager=True,
+        # What the largest batches of attention need: backends have buffers of these sizes.
+        max_num_seqs=MOST_REQUESTS,
+        max_num_batched_tokens=max(MOST_TOKENS, max_model_len),
         enable_prefix_caching=False,
         attention_config={"backend": backend} if backend is not None else {},  # type: ignore[arg-type]
     ).create_engine_config()
