@@ -144,7 +144,7 @@ class _Attention:
         if getattr(spec, "block_size", self._block) != self._block:
             raise Missing(f"the KV cache has blocks of {spec.block_size}, and {self._block} were asked for")
         builder = self._backend.get_builder_cls()
-        self._builder = builder(spec, [self._name], config, torch.device(self._setting.device))
+        self._builder = builder(spec, [self._name], config, cache.device)
         for request in range(len(pool.lengths)):
             which = torch.tensor([request])
             self._step(which, pool.lengths[which])

@@ -97,8 +97,10 @@ class _Sample(_Filter):
 
 
 def _left(logits: Any, k: Any, p: Any) -> tuple[Any, Any]:
-    """Which tokens k leaves; and by how much of the probability each is above what p cuts off, in float64. The
-    most probable one is above it by 1, whatever p is."""
+    """Which tokens k leaves; and by how much of the probability each is above what p cuts off, in float64.
+
+    The most probable one is above it by 1, whatever p is.
+    """
     import torch
 
     values, order = logits.double().sort(dim=-1)
