@@ -84,7 +84,7 @@ def _table(cell: str, checks: list[CheckResult]) -> OpTable:
     lines = [line for check in checks for line in _lines(check.ops)]
     return OpTable(
         cell=clean(cell, 300) or "(unnamed)",
-        heads=tuple(str(a) if a == b else f"{a:,}-{b:,}" for a, b in BANDS),
+        heads=tuple(f"{a:,}" if a == b else f"{a:,}-{b:,}" for a, b in BANDS),
         lines=tuple(lines[:MAX_LINES]),
         left=max(0, len(lines) - MAX_LINES),
     )

@@ -136,6 +136,9 @@ def ops_setup(spec: Spec, context: Context, cell: Cell, arm: ArmName) -> OpsSetu
         "HF_HUB_OFFLINE": "1",
         "PYTHONHASHSEED": "0",
     }
+    if device.kind == "cpu":
+        # Threads that wait by spinning take the cores from those that they wait for.
+        env |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
     if arm == "control":
         # A fault is planted in what is tested; stock vLLM is the same with and without.
         env.pop(PLANT_VARIABLE, None)
