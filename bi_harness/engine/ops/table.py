@@ -7,13 +7,13 @@ from bi_harness.engine.ops.base import Op
 
 OPS: tuple[Op, ...] = (
     *gemm.OPS,
+    *all_reduce.OPS,
     *norm.OPS,
     *softmax.OPS,
     *attention.OPS,
     *activation.OPS,
     *position.OPS,
     *sampling.OPS,
-    *all_reduce.OPS,
 )
 
 
