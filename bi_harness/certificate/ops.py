@@ -10,6 +10,7 @@ HOLDS = "invariant and right"
 """What is found of an operator whose rows have the bits that they have alone, and are near float64's."""
 
 
+SKIP = "skip: "
 PLANTED = "planted: "
 """How a control is told in which stock operators do not differ by themselves, and one was made to."""
 
@@ -29,7 +30,7 @@ def name(op: OpResult) -> str:
 def found(op: OpResult) -> str:
     """What was found, in words; ``HOLDS`` where nothing is wrong."""
     if op.missing:
-        return f"skip: {op.missing}"
+        return f"{SKIP}{op.missing}"
     if not op.rows:
         return "nothing was compared"
     if op.differing or op.first is not None:
@@ -61,8 +62,8 @@ def fact(op: OpResult) -> Fact:
 def ops_weakness(ops: Sequence[OpResult], facts: Sequence[Fact], control: Sequence[Fact]) -> str:
     """Why operators that all read right would prove nothing; empty when they would, or there are none.
 
-    Facts are what is judged, so each operator's must say what was measured; and each judged operator must
-    have been seen to differ in the control, by itself or by a planted difference.
+    Facts are what is judged, so each operator's must say what was measured; each judged operator must have been
+    seen to differ in the control, by itself or by a planted difference; and one that is missing, in both.
     """
     told = {fact.name: fact for fact in facts}
     elsewhere = {fact.name: fact.found for fact in control}
@@ -72,4 +73,6 @@ def ops_weakness(ops: Sequence[OpResult], facts: Sequence[Fact], control: Sequen
             return f"the fact of {own.name} is not what was measured"
         if own.judged and elsewhere.get(own.name, HOLDS) == HOLDS:
             return f"nothing was seen to differ in the control of {own.name}"
+        if op.judged and op.missing and not elsewhere.get(own.name, "").startswith(SKIP):
+            return f"{own.name} is missing, and is there with invariance off"
     return ""

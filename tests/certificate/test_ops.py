@@ -90,9 +90,12 @@ def test_a_pass_needs_a_difference_in_the_control_of_every_judged_operator() -> 
     weak = "nothing was seen to differ in the control of other bfloat16, 2048"
     assert ops_weakness(both, facts, [STOCK]) == weak
     assert ops_weakness(both, facts, [STOCK, planted.model_copy(update={"found": HOLDS})]) == weak
-    # What is missing or told needs no control.
-    rest = (GOOD, other.model_copy(update={"judged": False}), DIFFERS.model_copy(update={"missing": "x"}))
-    assert ops_weakness(rest, [fact(op) for op in rest], [STOCK]) == ""
+    # What is told needs no control, and what is missing must be so in both arms.
+    gone = DIFFERS.model_copy(update={"missing": "x"})
+    rest = (GOOD, other.model_copy(update={"judged": False}), gone)
+    both_gone = [STOCK, Fact(name=name(gone), found="skip: x")]
+    assert ops_weakness(rest, [fact(op) for op in rest], both_gone) == ""
+    assert "is there with invariance off" in ops_weakness(rest, [fact(op) for op in rest], [STOCK])
 
 
 def test_a_fact_that_is_not_what_was_measured_is_no_pass() -> None:

@@ -113,7 +113,10 @@ def test_a_control_tells_a_difference_by_the_batch_alone(record: OpRecord, found
 
 
 def family(*ops: OpResult, control: bool = False, errors: tuple[str, ...] = ()) -> FamilyFound:
-    facts = tuple(Fact(name=name(op), found="differs from M = 2") if control else fact(op) for op in ops)
+    facts = tuple(
+        Fact(name=name(op), found="differs from M = 2") if control and not op.missing else fact(op)
+        for op in ops
+    )
     return FamilyFound(ops, facts, errors)
 
 
@@ -168,7 +171,7 @@ def test_operators_that_hold_beside_a_control_that_differs_pass(
 ) -> None:
     arms = {
         "treatment": arm(tmp_path, family(GOOD, GONE)),
-        "control": arm(tmp_path, family(GOOD, control=True)),
+        "control": arm(tmp_path, family(GOOD, GONE, control=True)),
     }
     result, events = ran(monkeypatch, tmp_path, arms)
     assert (result.status, result.ops) == ("pass", (GOOD, GONE))
