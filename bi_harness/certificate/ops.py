@@ -11,6 +11,7 @@ HOLDS = "invariant and right"
 
 
 SKIP = "skip: "
+"""How an operator is told that there is not."""
 PLANTED = "planted: "
 """How a control is told in which stock operators do not differ by themselves, and one was made to."""
 
@@ -62,8 +63,9 @@ def fact(op: OpResult) -> Fact:
 def ops_weakness(ops: Sequence[OpResult], facts: Sequence[Fact], control: Sequence[Fact]) -> str:
     """Why operators that all read right would prove nothing; empty when they would, or there are none.
 
-    Facts are what is judged, so each operator's must say what was measured; each judged operator must have been
-    seen to differ in the control, by itself or by a planted difference; and one that is missing, in both.
+    Facts are what is judged, so each operator's must say what was measured; each judged operator must have
+    been seen to differ in the control, by itself or by a planted difference; and one that is missing must be
+    so in both arms.
     """
     told = {fact.name: fact for fact in facts}
     elsewhere = {fact.name: fact.found for fact in control}
