@@ -165,10 +165,11 @@ class Probe:
         judged = wanted.judged(self.device, setting.dtype, self.dtype)
         asked = effort.most_rows if judged or only is not None else min(effort.told_rows, effort.most_rows)
         most = max(2, min(wanted.most_rows, asked, setting.most_bytes // made.row_bytes))
-        subjects = min(effort.subjects, most)
+        subjects = min(effort.subjects * wanted.times, most)
+        least = effort.least * wanted.times
         counts = row_counts(most, effort.sample, effort.seed) if only is None else (min(only, most),)
         every = effort.every if only is None else 1
-        tried = batches(counts, subjects=subjects, least=effort.least, seed=effort.seed, every=every)
+        tried = batches(counts, subjects=subjects, least=least, seed=effort.seed, every=every)
         found = measure(made, tried, subjects=subjects, device=self.device, seed=effort.seed)
         record = {"where": made.where, "shape": made.shape, "bound": made.bound, **told(found)}
         if planted_too and not found.differing:

@@ -93,6 +93,8 @@ class Op:
         drawn: of the setting's ``dims``, those that shapes may be drawn for, with the least multiple.
         most_rows: the largest batch; engines have no larger one.
         unit: what a row is.
+        times: so many times the rows are compared. Another order of summation moves a norm's float32 sum by an
+            ULP, and that turns a bit of the result in one row in a hundred (bfloat16, 2,048 wide) or fewer.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Op:
     drawn: Mapping[str, int] = field(default_factory=dict)
     most_rows: int = MOST_ROWS
     unit: str = "rows"
+    times: int = 1
 
     def judged(self, device: str, dtype: str, model_dtype: str) -> bool:
         """Whether a batch that moves a row's bits is a failure: where engines of that model have it, or the

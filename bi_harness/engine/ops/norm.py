@@ -205,6 +205,8 @@ def _qk(setting: Setting) -> Made:
 HALF = ("bfloat16", "float16")
 WIDTH = {"hidden": 8}
 
+TIMES = 8
+
 OPS = (
     Op(
         "rms_norm",
@@ -213,6 +215,7 @@ OPS = (
         promised=CUDA,
         called=BOTH,
         drawn=WIDTH,
+        times=TIMES,
     ),
     Op(
         "fused_add_rms_norm",
@@ -221,11 +224,24 @@ OPS = (
         promised=CUDA,
         called=BOTH,
         drawn=WIDTH,
+        times=TIMES,
     ),
-    Op("qk_rms_norm", "norm", _qk, promised=CUDA, called=BOTH),
+    Op("qk_rms_norm", "norm", _qk, promised=CUDA, called=BOTH, times=TIMES),
     # Below the layer, and fused for quantized checkpoints in compile mode: no eager engine calls them.
-    Op("rms_norm_kernel", "norm", lambda s: _Kernel(s, s.dims["hidden"])),
-    Op("rms_norm_static_fp8", "norm", lambda s: _Static(s, s.dims["hidden"], residual=False), HALF),
-    Op("fused_add_rms_norm_static_fp8", "norm", lambda s: _Static(s, s.dims["hidden"], residual=True), HALF),
-    Op("rms_norm_per_token_fp8", "norm", lambda s: _PerToken(s, s.dims["hidden"]), HALF),
+    Op("rms_norm_kernel", "norm", lambda s: _Kernel(s, s.dims["hidden"]), times=TIMES),
+    Op(
+        "rms_norm_static_fp8",
+        "norm",
+        lambda s: _Static(s, s.dims["hidden"], residual=False),
+        HALF,
+        times=TIMES,
+    ),
+    Op(
+        "fused_add_rms_norm_static_fp8",
+        "norm",
+        lambda s: _Static(s, s.dims["hidden"], residual=True),
+        HALF,
+        times=TIMES,
+    ),
+    Op("rms_norm_per_token_fp8", "norm", lambda s: _PerToken(s, s.dims["hidden"]), HALF, times=TIMES),
 )
