@@ -93,8 +93,8 @@ class Op:
         drawn: of the setting's ``dims``, those that shapes may be drawn for, with the least multiple.
         most_rows: the largest batch; engines have no larger one.
         unit: what a row is.
-        times: so many times the rows are compared. Another order of summation moves a norm's float32 sum by an
-            ULP, and that turns a bit of the result in one row in a hundred (bfloat16, 2,048 wide) or fewer.
+        times: so many times the rows are compared. Another order of summation moves a norm's float32 sum by
+            an ULP, and in bfloat16 that turns a bit of the result in one row of a hundred, or of fewer.
     """
 
     name: str
