@@ -7,6 +7,7 @@ from typing import Literal
 
 from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
+from bi_harness.certificate.ops import ops_weakness, planted_controls
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, Totals, WaiverUse
 from bi_harness.certificate.waivers import must_go, waived_note
@@ -67,13 +68,15 @@ def verdict(
     waived = waived_note(results)
     if not passed:
         return "INCONCLUSIVE", f"nothing passed: {waived}" if waived else "no check ran"
+    planted = sum(planted_controls(r.control_facts) > 0 for r in passed)
+    in_part = f" ({planted} of them in part by a planted difference: see their facts)" if planted else ""
     if waived:
         return "CERTIFIED", (
             f"{len(passed)} of {_ran(results)} checks passed, and the control of each diverged with "
-            f"invariance off; {waived}"
+            f"invariance off{in_part}; {waived}"
         )
     return "CERTIFIED", (
-        f"all {len(passed)} checks passed, and the control of each diverged with invariance off"
+        f"all {len(passed)} checks passed, and the control of each diverged with invariance off{in_part}"
     )
 
 
@@ -84,6 +87,8 @@ def why_hollow(result: CheckResult) -> str:
     # Beside evidence, facts may be there to be told alone.
     judged = any(fact.judged for fact in result.facts)
     if judged and (why := facts_weakness(result.facts, result.control_facts)):
+        return why
+    if why := ops_weakness(result.ops, result.facts, result.control_facts):
         return why
     if result.evidence is None:
         return "" if judged else "it has no evidence"

@@ -11,6 +11,9 @@ from bi_harness.report import facts
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.matrix_view import Slot, build_matrix
+from bi_harness.report.ops_view import SYMBOLS as OP_SYMBOLS
+from bi_harness.report.ops_view import WORDS as OP_WORDS
+from bi_harness.report.ops_view import OpLine, op_tables
 from bi_harness.report.text import clean, count, plural, when
 from bi_harness.report.tree import entries, leaves
 from bi_harness.report.waivers_view import waiver_lines, waivers_left
@@ -69,6 +72,7 @@ def render_markdown(statement: Statement) -> str:
 def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
     parts += [
+        _ops(statement, listed),
         _facts(statement, listed),
         _waivers(statement, listed),
         _skips(statement, listed),
@@ -165,6 +169,34 @@ def _fenced(command: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}shell\n{command}\n{fence}"
+
+
+def _ops(statement: Statement, listed: int) -> str:
+    tables = op_tables(statement)
+    if not tables:
+        return ""
+    legend = ", ".join(f"{OP_SYMBOLS[state]} {OP_WORDS[state]}" for state in OP_SYMBOLS)
+    out = ["### Operators by size of the batch", f"{legend} (from that size on)."]
+    for table in tables[: max(1, listed // 10)]:
+        shown = table.lines[:listed]
+        heads = " | ".join(escape(head) for head in ("Operator", "dtype", *table.heads))
+        lines = [code(table.cell, 300), "", f"| {heads} |", f"| --- | --- |{' --- |' * len(table.heads)}"]
+        lines += [_op_line(line, len(table.heads)) for line in shown]
+        if left := table.left + len(table.lines) - len(shown):
+            lines += ["", f"_{plural(left, 'more operator')} in certificate.json._"]
+        out.append("\n".join(lines))
+    if len(tables) > max(1, listed // 10):
+        out.append("_The operators of more cells are in certificate.json._")
+    return "\n\n".join(out)
+
+
+def _op_line(line: OpLine, width: int) -> str:
+    name = escape(f"{line.op} ({line.shape})" if line.shape else line.op, 200)
+    told = "" if line.judged or line.status == "skip" else " _told_"
+    cells = (
+        [band.text for band in line.bands] if not line.note else [escape(line.note, 300), *[""] * (width - 1)]
+    )
+    return f"| {name}{told} | {escape(line.dtype)} | {' | '.join(cells)} |"
 
 
 def _facts(statement: Statement, listed: int) -> str:

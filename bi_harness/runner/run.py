@@ -43,6 +43,7 @@ from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
+from bi_harness.spec.operators import Amount
 from bi_harness.spec.types import Profile, Weights
 from bi_harness.spec.waivers import WAIVERS, Waivers
 from bi_harness.workload.plan import plan_workload
@@ -171,13 +172,11 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     for unit in selection.plan.units:
         for cell in unit.cells:
             # Raised here rather than from a unit: a mistake in the YAML is no engine's error.
-            plan_workload(
-                spec.models[cell.model],
-                spec.suites[cell.suite],
-                profile=options.profile,
-                seed=options.seed,
-            )
-            model = spec.models[cell.model]
+            model, suite = spec.models[cell.model], spec.suites[cell.suite]
+            if suite.workload == "operators":
+                Amount.of(suite, options.profile)
+            else:
+                plan_workload(model, suite, profile=options.profile, seed=options.seed)
             if checkpoint_spec(model, options.weights, options.layers) is None and model.path is not None:
                 _see_checkpoint(model.id, Path(model.path), spec.paths.models)
     suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bi_harness.certificate.files import ENVELOPE, FILES_ENVELOPE
 from bi_harness.cli import main as cli
 from tests.e2e.real import REPORTS, Harness, Ran
 
