@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import random
 import re
 import resource
@@ -83,6 +84,7 @@ def guided(name: str, seconds: int) -> dict[str, object]:
         command = [sys.executable, "-m", "benchmarks.trust.fuzz", "--guided", name, "--folder", folder]
         done = subprocess.run(
             [*command, "--seconds", str(seconds)],
+            env={**os.environ, "TMPDIR": folder},  # libFuzzer ends without a chance to clear up
             capture_output=True,
             text=True,
             errors="replace",
@@ -142,6 +144,7 @@ def hard_files() -> dict[str, Survived]:
     from bi_harness.spec.yamlsource import load_yaml, parse_yaml
 
     readers: dict[str, Callable[[], str]] = {}
+    targets.load_with("models.yaml", targets.small_spec()["models.yaml"].encode())  # one folder for all forks
 
     def add(name: str, reader: Callable[[], object]) -> None:
         readers[name] = lambda: f"gave {str(reader())[:60]}"

@@ -6,9 +6,11 @@ a defect, and so are ``Broken``, more than ``bombs.LIMIT_S`` and more than ``bom
 
 from __future__ import annotations
 
+import atexit
 import io
 import random
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -117,7 +119,9 @@ _FILES = (
 @cache
 def _folder() -> Path:
     # Kept for the life of the process: a file is written anew for each input, and the others stay.
-    return Path(tempfile.mkdtemp(prefix="bi-trust-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    folder = tempfile.mkdtemp(prefix="bi-trust-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache
