@@ -20,13 +20,18 @@ WORK = ".work"
 """Folder of a run for what its units need while they run; gone when the run has come to its end."""
 
 GONE_TIMEOUT_S = 30.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _POLL_S = 0.1
 
 
 @contextmanager
-def held(journal: Path) -> Iterator[None]:
+def held(journal: Path, *, new: bool = False) -> Iterator[None]:
     """Hold a run's folder by its journal: no other run may write there. The lock is the kernel's, which lets
     go of it when this process ends, however it does: nothing is left that could be stale.
+
+    Args:
+        new: the folder was made by this process a moment ago. Where the file system knows no locks, that is
+            enough; nothing can be resumed there.
 
     Raises:
         UsageError: another process holds it.
@@ -40,6 +45,10 @@ def held(journal: Path) -> Iterator[None]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if new and error.errno in _NO_LOCKS:
+            os.close(fd)
+            yield
+            return
         os.close(fd)
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise InfrastructureError(f"cannot lock the journal {journal}: {error.strerror}") from error

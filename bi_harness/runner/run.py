@@ -263,7 +263,9 @@ def _run_units(
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(run_dir / JOURNAL, new=earlier is None))
         if earlier is None:
-            stack.enter_context(held(run_dir / JOURNAL))  # ``resuming`` does it for a run that is resumed.
+            stack.enter_context(
+                held(run_dir / JOURNAL, new=True)
+            )  # ``resuming`` does it for a run that is resumed.
 
         def emit(event: Event) -> None:
             journal.write(event)

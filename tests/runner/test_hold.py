@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -64,6 +66,20 @@ def test_it_leaves_no_file_and_changes_none(journal: Path) -> None:
 def test_what_is_not_there_cannot_be_held(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match="cannot write the journal"):
         held(tmp_path / "events.jsonl").__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks(journal: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new run goes on in the folder that it made; nothing is resumed where two could be."""
+
+    def flock(fd: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with held(journal, new=True):
+        pass
+    with pytest.raises(InfrastructureError, match="cannot lock the journal"):
+        held(journal).__enter__()
 
 
 def process(*words: str, **environ: str) -> subprocess.Popen[bytes]:
