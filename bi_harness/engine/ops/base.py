@@ -94,7 +94,7 @@ class Op:
         most_rows: the largest batch; engines have no larger one.
         unit: what a row is.
         times: so many times the rows are compared. Another order of summation moves a norm's float32 sum by
-            an ULP, and in bfloat16 that turns a bit of the result in one row of a hundred, or of fewer.
+            an ULP, and in bfloat16 that turns a bit of the result in few rows.
     """
 
     name: str

@@ -96,5 +96,5 @@ OPS = (
         most_rows=1024,
     ),
     Op("softmax", "softmax", _softmax, ("float32",), promised=CUDA, called=BOTH, most_rows=1024),
-    Op("mean", "softmax", _mean, promised=CUDA, drawn={"hidden": 1}, times=8),
+    Op("mean", "softmax", _mean, promised=CUDA, drawn={"hidden": 1}, times=4),
 )
