@@ -118,7 +118,7 @@ class Probe:
             return (self.dtype,)
         if effort.all_dtypes or self.dtype not in wanted.dtypes:
             return wanted.dtypes
-        return (self.dtype,)
+        return tuple(dict.fromkeys((self.dtype, *wanted.also)))
 
     def _measured(
         self,

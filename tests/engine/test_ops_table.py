@@ -34,6 +34,8 @@ def test_what_engines_of_a_model_have_is_judged_in_its_dtype_alone() -> None:
     norm = op("fused_add_rms_norm")
     assert norm.judged("cuda", "bfloat16", "bfloat16")
     assert not norm.judged("cuda", "float16", "bfloat16")
+    # Its sum is float32's, and shows there in every row.
+    assert norm.judged("cuda", "float32", "bfloat16")
     assert norm.judged("cpu", "float32", "float32")
     # Logits are float32 whatever the model's dtype.
     assert op("log_softmax").judged("cuda", "float32", "bfloat16")

@@ -93,8 +93,9 @@ class Op:
         drawn: of the setting's ``dims``, those that shapes may be drawn for, with the least multiple.
         most_rows: the largest batch; engines have no larger one.
         unit: what a row is.
-        times: so many times the rows are compared. Another order of summation moves a norm's float32 sum by
-            an ULP, and in bfloat16 that turns a bit of the result in few rows.
+        times: so many times the rows are compared.
+        also: dtypes that it is judged in beside the model's. A norm sums in float32 whatever its dtype: what
+            moves the sum shows in nearly every row of a float32 result, and in few of a bfloat16 one.
     """
 
     name: str
@@ -107,12 +108,13 @@ class Op:
     most_rows: int = MOST_ROWS
     unit: str = "rows"
     times: int = 1
+    also: tuple[str, ...] = ()
 
     def judged(self, device: str, dtype: str, model_dtype: str) -> bool:
         """Whether a batch that moves a row's bits is a failure: where engines of that model have it, or the
         mode replaces it. What is computed in float32 for every model has no other dtype."""
         return device in self.promised | self.called and (
-            dtype == model_dtype or self.dtypes == ("float32",) or "model" in self.dtypes
+            dtype in (model_dtype, *self.also) or self.dtypes == ("float32",) or "model" in self.dtypes
         )
 
 
