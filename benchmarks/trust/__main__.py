@@ -41,9 +41,15 @@ KILLS = 200
 def of_kills(measured: Mapping[str, Any]) -> list[Figure]:
     """Runs that were killed at random moments, and resumed."""
     kills = int(measured["kills"])
-    engine = "real vLLM" if measured["engine"] == "real" else "stand-in for the engine"
+    real, standin = int(measured["real_kills"]), int(measured["standin_kills"])
     figures = [
-        Figure(f"random kills of runs ({engine})", f"{kills:,}", f"{KILLS} or more", kills >= KILLS),
+        Figure("random kills of runs", f"{kills:,}", f"{KILLS} or more", kills >= KILLS),
+        Figure(
+            "  of runs with a real vLLM, and with a stand-in",
+            f"{real:,} and {standin:,}",
+            "all of them",
+            real + standin == kills,
+        ),
         Figure("runs that were resumed", f"{measured['resumed']:,}", "1 or more", measured["resumed"] > 0),
     ]
     for name in (

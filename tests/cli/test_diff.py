@@ -61,8 +61,9 @@ def test_each_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_series_of_all_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    found = as_json(["--series", str(ROOT / "reports" / "h200"), str(EAGER)], 1, capsys)
-    assert len(found["entries"]) == 3, "one that is given twice counts once"
+    kept = ROOT / "reports" / "h200"
+    found = as_json(["--series", str(kept), str(EAGER)], 1, capsys)
+    assert len(found["entries"]) == len([*kept.iterdir()]), "one that is given twice counts once"
     bad = {(t["check"], t["first_bad"]) for t in found["tracks"] if t["first_bad"] is not None}
     assert ("sampling", 1) in bad
     certified = ROOT / "reports" / "cpu"

@@ -15,7 +15,7 @@ from bi_harness.exits import ExitCode
 from bi_harness.runner.journal import JOURNAL, read
 from tests.e2e.real import Harness, Ran
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 CELL = "cpu/qwen3-tiny/CPU_ATTN/tp1-dp1/eager/batch_invariance"
 

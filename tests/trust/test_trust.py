@@ -80,7 +80,9 @@ def test_the_figures_of_tampering() -> None:
 
 GOOD = {
     "kills": 200,
-    "engine": "real",
+    "engine": "real and stand-in",
+    "real_kills": 20,
+    "standin_kills": 180,
     "resumed": 20,
     "ok": True,
     **dict.fromkeys(("lost_results", "changed_results", "false_certificates", "other_certificates"), 0),
