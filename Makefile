@@ -7,7 +7,7 @@ DEVICE ?= cpu
 PROFILE ?= smoke
 ARGS ?=
 
-.PHONY: help setup certify test test-long lint format lock clean
+.PHONY: help setup certify test test-long trust lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,10 @@ test: setup lint ## lint, types, then the tests, real engines included
 
 test-long: setup ## the tests with more engines: before a release
 	$(BIN)/python -m pytest tests -m long $(ARGS)
+
+trust: setup ## the figures that certificates' trust rests on: tampering, kills, fuzzing, hostile names
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/trust.txt
+	$(BIN)/python -m benchmarks.trust $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -224,6 +224,14 @@ def kernels(
 
 
 @pytest.fixture
+def operators(request: pytest.FixtureRequest, check: CheckRecorder) -> Callable[[Cell], None]:
+    """Call it to have the check observe the operators of its family, measured one by one in both arms."""
+    session = _session(request)
+    item: Any = request.node
+    return lambda cell: session.observe_ops(cell, Path(item.path), item.function.__name__, check)
+
+
+@pytest.fixture
 def starts(request: pytest.FixtureRequest, cell: Cell) -> Starts:
     """Starts engines of the check's own: cold, warm and eager, and tells what the starts counted."""
     item: Any = request.node

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bi_harness.certificate.attempts import Key, Left, current, left
 from bi_harness.certificate.axes import across
 from bi_harness.certificate.events import (
     CheckFinished,
@@ -13,24 +14,28 @@ from bi_harness.certificate.events import (
     Event,
     PlannedChecks,
     RunFinished,
+    RunResumed,
     RunStarted,
     UnitFinished,
 )
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
+    DIRTY,
     EffectiveArm,
     EndpointScope,
     HarnessResult,
     Predicate,
     ResourceDescriptor,
+    Resumption,
     Statement,
+    is_dirty,
     planted_faults,
     unverified,
 )
-from bi_harness.certificate.verdict import totals, verdict
+from bi_harness.certificate.verdict import predicate_result, totals, verdict
+from bi_harness.certificate.waivers import apply
 from bi_harness.errors import UsageError
-
-Key = tuple[str, str]
+from bi_harness.matrix.collector import no_collection
 
 
 @dataclass
@@ -38,12 +43,16 @@ class _Fold:
     """What the events say, gathered in one pass."""
 
     results: dict[Key, CheckResult] = field(default_factory=dict)
-    arms: list[EffectiveArm] = field(default_factory=list)
+    # Each with the number of its attempt.
+    arms: list[tuple[int, EffectiveArm]] = field(default_factory=list)
     engines: list[dict[str, Any]] = field(default_factory=list)
     units: dict[str, UnitFinished] = field(default_factory=dict)
     finished: RunFinished | None = None
+    resumed: list[Resumption] = field(default_factory=list)
+    done_before: frozenset[str] = frozenset()
 
 
+@no_collection()
 def build(events: Sequence[Event], journal_digest: str) -> Statement:
     """The certificate of a run.
 
@@ -53,27 +62,25 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
 
     Raises:
         UsageError: when the journal does not begin with ``run_started``, tells of two runs, goes on after its
-            end, plans or ends something twice, gives one check two results, or one that was not planned.
+            end without being resumed, plans or ends something twice, gives one check two results where the
+            first one stands, or one that was not planned.
     """
-    if not events or not isinstance(events[0], RunStarted):
-        raise UsageError("the journal does not begin with run_started: it is not of a run, or was cut off")
-    start = events[0]
-    fold = _gather(events[1:])
-    planned_checks = [(p.cell, check) for p in start.plan for check in p.checks]
-    if len(set(planned_checks)) != len(planned_checks):
-        raise UsageError("the journal plans a check twice")
+    start = _start(events)
+    fold = _gather(start, events[1:])
+    arms = current(fold.arms, [p.unit for p in start.plan])
     to_run = {(p.cell, check) for p in start.plan if p.rule is None for check in p.checks}
     unplanned = fold.results.keys() - to_run
     results = tuple(result for planned in start.plan for result in _results(planned, fold))
     if unplanned:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
+    results, waivers = apply(start.waivers, results, to_run, start.time)
     interrupted = fold.finished is None or fold.finished.interrupted
     axes = across(results)
-    verdict_, why = verdict(results, complete=not interrupted, axes=axes)
+    verdict_, why = verdict(results, complete=not interrupted, axes=axes, waivers=waivers)
     engine, disagreements = _engine_provenance(fold.engines)
     if verdict_ == "CERTIFIED" and (trouble := _unsound_end(start, fold) or "; ".join(disagreements)):
         verdict_, why = "INCONCLUSIVE", trouble
-    if faults := planted_faults(fold.arms):
+    if faults := planted_faults(arm for _, arm in fold.arms):
         # Its checks have no control either: whatever they say, it is not of the vLLM that users have.
         named = f"a fault was planted in its engines on purpose: {', '.join(faults)}"
         verdict_, why = (
@@ -81,11 +88,13 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         )
     if start.scope.endpoint is not None:
         why = f"{why}; {unverified(start.scope.endpoint)}"
+    if is_dirty(start.provenance):
+        why = f"{why}; {DIRTY}"
     provenance = _provenance(start, engine, disagreements, journal_digest)
     return Statement(
         subject=_subject(provenance, start.scope.endpoint),
         predicate=Predicate(
-            result="PASSED" if verdict_ == "CERTIFIED" else "FAILED",
+            result=predicate_result(verdict_, results),
             configuration=_configuration(provenance),
             passedTests=_names(results, "pass"),
             warnedTests=_names(results, "waived"),
@@ -100,19 +109,44 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 interrupted=interrupted,
                 scope=start.scope,
                 totals=totals(results),
-                effective=tuple(fold.arms),
+                effective=arms,
                 provenance=provenance,
                 checks=results,
                 power=start.power,
                 axes=axes,
+                waivers=waivers,
+                resumed=tuple(fold.resumed),
             ),
         ),
     )
 
 
-def _gather(events: Sequence[Event]) -> _Fold:
+def remaining(events: Sequence[Event]) -> Left:
+    """What a journal leaves to be done.
+
+    Raises:
+        UsageError: as ``build``.
+    """
+    start = _start(events)
+    fold = _gather(start, events[1:])
+    return left(start, fold.results, fold.units)
+
+
+def _start(events: Sequence[Event]) -> RunStarted:
+    if not events or not isinstance(events[0], RunStarted):
+        raise UsageError("the journal does not begin with run_started: it is not of a run, or was cut off")
+    planned_checks = [(p.cell, check) for p in events[0].plan for check in p.checks]
+    if len(set(planned_checks)) != len(planned_checks):
+        raise UsageError("the journal plans a check twice")
+    return events[0]
+
+
+def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
     fold = _Fold()
     for event in events:
+        if isinstance(event, RunResumed):
+            _reopen(start, fold, event)
+            continue
         if fold.finished is not None:
             raise UsageError("the journal goes on after run_finished")
         if isinstance(event, RunStarted):
@@ -124,15 +158,33 @@ def _gather(events: Sequence[Event]) -> _Fold:
                 raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
             fold.results[key] = event.result
         elif isinstance(event, EngineReady):
-            fold.arms.append(event.arm)
+            fold.arms.append((len(fold.resumed), event.arm))
             fold.engines.append(event.provenance)
         elif isinstance(event, UnitFinished):
-            if event.unit in fold.units:
+            if event.unit in fold.units or event.unit in fold.done_before:
                 raise UsageError(f"the journal ends the unit {event.unit} twice")
             fold.units[event.unit] = event
         elif isinstance(event, RunFinished):
             fold.finished = event
     return fold
+
+
+def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
+    """Another attempt begins: what is left may have another result, and nothing else may."""
+    rest = left(start, fold.results, fold.units)
+    if (rest.kept, len(rest.reopened), rest.units) != (event.kept, event.left, event.units):
+        raise UsageError(
+            f"the journal was resumed with {event.kept} results and {event.left} checks left, and its lines "
+            f"before that tell of {rest.kept} and {len(rest.reopened)}: lines are missing or were added"
+        )
+    for one in rest.reopened:
+        fold.results.pop((one.cell, one.check), None)
+    fold.units = {unit: ended for unit, ended in fold.units.items() if unit in rest.done}
+    fold.done_before = rest.done
+    fold.finished = None
+    fold.resumed.append(
+        Resumption(time=event.time, kept=event.kept, torn=event.torn, host=event.host, reopened=rest.reopened)
+    )
 
 
 def _results(planned: PlannedChecks, fold: _Fold) -> list[CheckResult]:
@@ -143,24 +195,34 @@ def _results(planned: PlannedChecks, fold: _Fold) -> list[CheckResult]:
             for check in planned.checks
         ]
     return [
-        _own_skip(result) if result.status == "skip" else result
+        _own_word(result)
         for check in planned.checks
         for result in [fold.results.get((planned.cell, check)) or _never_ran(planned, check, fold)]
     ]
 
 
-def _own_skip(result: CheckResult) -> CheckResult:
-    # Only a rule skips, and it does so in the plan.
-    reason = f"it skipped itself, and no rule excludes it: {result.reason or 'without a reason'}"
-    return result.model_copy(update={"status": "error", "reason": reason, "rule": None})
+def _own_word(result: CheckResult) -> CheckResult:
+    """A unit's result without what is not a unit's to say."""
+    said = result.reason or "without a reason"
+    if result.status == "skip":
+        # Only a rule skips, and it does so in the plan.
+        reason = f"it skipped itself, and no rule excludes it: {said}"
+    elif result.status == "waived" or result.waiver is not None:
+        # Only a waiver that the run was given waives.
+        reason = f"it waived itself: {said}"
+    else:
+        return result
+    return result.model_copy(update={"status": "error", "reason": reason, "rule": None, "waiver": None})
 
 
 def _unsound_end(start: RunStarted, fold: _Fold) -> str:
     """Why passes alone do not make this run sound: a unit that did not end well; empty when all did."""
-    if start.scope.endpoint is None and any(arm.config.get("verified") is False for arm in fold.arms):
+    if start.scope.endpoint is None and any(arm.config.get("verified") is False for _, arm in fold.arms):
         return "an engine's configuration was not verified, and the run was not of an endpoint"
     for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
         ended = fold.units.get(unit)
+        if unit in fold.done_before and (ended is None or ended.outcome == "interrupted"):
+            continue  # It was cut off with nothing left to do: all its results were on disk.
         if ended is None:
             return f"the unit {unit} never ended"
         if ended.outcome != "completed":

@@ -2,16 +2,46 @@
 
 A journal is ``events.jsonl``, one event a line, in the order in which they were written. The runner writes
 ``RunStarted`` first, with the whole plan, so that a check that leaves no trace is still missed.
+``RunResumed`` begins another attempt at what is left.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, FailFast, Field, TypeAdapter
 
-from bi_harness.certificate.records import CheckResult, Count, Record
+from bi_harness.certificate.records import CheckResult, Count, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
+
+
+def _provenance(value: dict[str, Any]) -> dict[str, Any]:
+    """What the certificate looks up in a provenance is of the kind that it looks for; the rest is free."""
+    digests = value.get("digests", {})
+    _mapping(digests, "digests")
+    for name, digest in digests.items():
+        if not isinstance(digest, str):
+            _texts(digest, f"digests.{name[:60]}")
+    vllm = value.get("vllm", {})
+    _mapping(vllm, "vllm")
+    _texts({key: vllm.get(key, "") for key in ("version", "distribution")}, "vllm")
+    if vllm.get("record_sha256") is not None:
+        _texts({key: vllm.get(key) for key in ("version", "record_sha256")}, "vllm")
+    _texts(value.get("checkpoints", {}), "checkpoints")
+    return value
+
+
+def _mapping(value: object, name: str) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no mapping")
+
+
+def _texts(value: object, name: str) -> None:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"{name} is no mapping of texts")
+
+
+Provenance = Annotated[dict[str, Any], AfterValidator(_provenance)]
 
 
 class PlannedChecks(Record):
@@ -35,16 +65,22 @@ class PlannedChecks(Record):
 
 
 class RunStarted(Record):
-    """The first event: what was asked for, of whom, and with what."""
+    """The first event: what was asked for, of whom, and with what.
+
+    ``waivers`` are all that the run was given, in the file's order; ``time`` decides which have expired.
+    """
 
     type: Literal["run_started"] = "run_started"
     time: str
     run_id: str
     device: dict[str, Any]
     scope: Scope
-    plan: tuple[PlannedChecks, ...]
-    provenance: dict[str, Any]
+    plan: Annotated[tuple[PlannedChecks, ...], FailFast()]
+    provenance: Provenance
     power: tuple[Power, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+    asked: dict[str, Any] | None = None
+    """The options as they were given, for ``--resume``; ``None`` in journals of before there was one."""
 
 
 class UnitStarted(Record):
@@ -61,7 +97,7 @@ class EngineReady(Record):
     type: Literal["engine_ready"] = "engine_ready"
     time: str
     arm: EffectiveArm
-    provenance: dict[str, Any]
+    provenance: Provenance
 
 
 class CheckStarted(Record):
@@ -120,6 +156,28 @@ class RunFinished(Record):
     interrupted: bool
 
 
+class RunResumed(Record):
+    """A run that left checks without a verdict goes on. What was written before stays as it is.
+
+    Attributes:
+        kept: checks whose results stand (see ``attempts``).
+        left: checks that are to run, for the first time or again.
+        units: how many units those are of.
+        torn: bytes of a last line that was cut off while it was written, and was dropped.
+        host: the name of the host that it goes on on.
+        command: that resumed it.
+    """
+
+    type: Literal["run_resumed"] = "run_resumed"
+    time: str
+    kept: Count
+    left: Count
+    units: Count
+    torn: Count = 0
+    host: str = ""
+    command: tuple[str, ...] = ()
+
+
 Event = Annotated[
     RunStarted
     | UnitStarted
@@ -128,7 +186,8 @@ Event = Annotated[
     | CheckProgress
     | CheckFinished
     | UnitFinished
-    | RunFinished,
+    | RunFinished
+    | RunResumed,
     Field(discriminator="type"),
 ]
 

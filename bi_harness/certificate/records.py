@@ -6,9 +6,17 @@ JSON without loss (float32 values that matter travel as bit patterns, never as d
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Status = Literal["pass", "fail", "inconclusive", "error", "skip", "waived"]
 Verdict = Literal["CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"]
@@ -146,6 +154,100 @@ class Fact(Record):
         return self.judged and self.found not in self.expected
 
 
+def _day(text: str) -> str:
+    date.fromisoformat(text)
+    return text
+
+
+class Waiver(Record):
+    """A failure that someone answers for until a day. It turns a ``fail`` into ``waived``, never into a pass.
+
+    Attributes:
+        cell: pattern of cells' ids (``*`` any letters, ``?`` one, ``[ab]`` one of these).
+        check: the check's name.
+        reason: why the failure is let be.
+        link: where it is worked on.
+        owner: who answers for it.
+        expires: the last day on which it holds (``2026-12-31``, to its end in UTC).
+    """
+
+    cell: str
+    check: str
+    reason: str
+    link: str
+    owner: str
+    expires: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_day)]
+
+
+class OpRange(Record):
+    """Batch sizes that were tried, neighbouring ones with the same outcome.
+
+    Attributes:
+        first, last: of them.
+        holds: whether every row had the bits that it has alone.
+    """
+
+    first: Annotated[int, Field(ge=1)]
+    last: Annotated[int, Field(ge=1)]
+    holds: bool
+
+
+class OpDifference(Record):
+    """The first row whose bits differ from those that it has alone, by size of the batch.
+
+    Attributes:
+        rows: of the batch.
+        place: of the row in it.
+        beside: what stood beside it: ``subjects`` like itself, ``random`` rows, ``zeros``, ``large`` values.
+    """
+
+    rows: Annotated[int, Field(ge=1)]
+    place: Count
+    beside: str
+
+
+class OpResult(Record):
+    """One operator of the installed vLLM in one dtype, measured by itself.
+
+    Attributes:
+        op, dtype: which.
+        shape: its sizes; of drawn shapes, those of the smallest one that fails, or how many there were.
+        where: what was called.
+        unit: what a row is: ``rows`` (tokens) or ``requests``.
+        judged: whether a difference is a failure; others are told.
+        promised: whether the device's invariance mode replaces it, or sees to it that it is invariant.
+        missing: why this vLLM or this device has not got it; empty where it was measured.
+        rows: compared with themselves alone, over all batches.
+        differing: those of them whose bits differ.
+        max_ulp: the largest distance, in units in the last place of the result's dtype.
+        repeated, unequal: rows computed twice in the same batch, and those of them that differ.
+        distance: the largest distance from the same in float64, in units of ``bound``; right up to 1.
+        bound: what is allowed, for a reader.
+        first: the first difference; ``None`` exactly when no row differs.
+        ranges: the batch sizes that were tried, rising; none of drawn shapes.
+        drawn: shapes that were drawn; 0 for the model's own.
+    """
+
+    op: Annotated[str, Field(min_length=1)]
+    dtype: str
+    shape: str = ""
+    where: str = ""
+    unit: str = "rows"
+    judged: bool
+    promised: bool
+    missing: str = ""
+    rows: Count = 0
+    differing: Count = 0
+    max_ulp: Count = 0
+    repeated: Count = 0
+    unequal: Count = 0
+    distance: Annotated[float, Field(ge=0)] = 0.0
+    bound: str = ""
+    first: OpDifference | None = None
+    ranges: tuple[OpRange, ...] = ()
+    drawn: Count = 0
+
+
 class CheckResult(Record):
     """The result of one check on one cell.
 
@@ -158,9 +260,11 @@ class CheckResult(Record):
         control: the same workload with invariance off; ``None`` where it did not run.
         facts: what the engine said of itself, for a check that judges that.
         control_facts: the same where it must be otherwise: with invariance off, or without what is checked.
+        ops: the operators that the check measured; their facts are among ``facts``.
         rule: for a skip, the id of the rule that excluded the cell.
         log: for an error, the log file (relative to the run folder) that tells more.
         duration_s: seconds of wall time; ``None`` for a check that never started.
+        waiver: for ``waived``, and there alone, the waiver; everything else stays as the failure left it.
     """
 
     cell: str
@@ -171,6 +275,17 @@ class CheckResult(Record):
     control: Evidence | None = None
     facts: tuple[Fact, ...] = ()
     control_facts: tuple[Fact, ...] = ()
+    ops: tuple[OpResult, ...] = ()
     rule: str | None = None
     log: str | None = None
     duration_s: float | None = None
+    waiver: Waiver | None = None
+
+    @model_serializer(mode="wrap")
+    def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for name in ("ops", "waiver"):
+            if not getattr(self, name):
+                # Certificates of before there were any stay what they are, byte for byte.
+                data.pop(name, None)
+        return data

@@ -6,12 +6,15 @@ What bi-harness adds sits under ``predicate.bi_harness``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
-from bi_harness.certificate.records import CheckResult, Count, Record, Verdict
+from bi_harness.certificate.records import CheckResult, Count, Record, Verdict, Waiver
+
+# Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
+Names = Annotated[tuple[str, ...], FailFast()]
 
 
 class ResourceDescriptor(Record):
@@ -89,6 +92,25 @@ class AxisComparison(Record):
     required: bool
 
 
+WaiverState = Literal["in_force", "expired", "stale", "no_answer", "not_in_run"]
+
+
+class WaiverUse(Record):
+    """A waiver that the run was given, and what came of it.
+
+    Attributes:
+        waiver: as it was given.
+        state: ``in_force``: what it names failed, and is waived; ``expired``: its last day was over when the
+            run started; ``stale``: something that it names passed; ``no_answer``: what it names gave none;
+            ``not_in_run``: it names no check that was to run.
+        checks: ``cell::check`` of all it names that was to run, in plan order; not their results.
+    """
+
+    waiver: Waiver
+    state: WaiverState
+    checks: tuple[str, ...] = ()
+
+
 class Totals(Record):
     """How many checks have each status."""
 
@@ -118,6 +140,16 @@ class EndpointScope(Record):
 def unverified(endpoint: EndpointScope) -> str:
     """What a verdict on an endpoint must say beside itself."""
     return f"endpoint {endpoint.url}: invariance mode and configuration not verified by bi-harness"
+
+
+DIRTY = "made by a bi-harness with changes that no commit has (dirty)"
+"""What a verdict must say beside itself when the harness was not as committed or released."""
+
+
+def is_dirty(provenance: Mapping[str, Any]) -> bool:
+    """Whether the harness had changes when it ran; not known counts as no, and the gate asks for more."""
+    harness = provenance.get("harness")
+    return isinstance(harness, Mapping) and harness.get("dirty") is True
 
 
 class Scope(Record):
@@ -150,6 +182,39 @@ class Scope(Record):
         return data
 
 
+class Reopened(Record):
+    """A check that ran again when the run was resumed, and what came of it before.
+
+    Attributes:
+        cell, check: which.
+        status: of its earlier result; ``none`` where it had none.
+        reason: of that, or what became of its unit.
+    """
+
+    cell: str
+    check: str
+    status: Literal["none", "error", "skip", "pass"]
+    reason: str = ""
+
+
+class Resumption(Record):
+    """A time at which the run was resumed.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        kept: checks that kept their results.
+        torn: bytes of a line that was cut off, and was dropped from the journal.
+        host: the name of the host that it went on on.
+        reopened: the checks that were left to run, and what they had to show before.
+    """
+
+    time: str
+    kept: Count
+    torn: Count = 0
+    host: str = ""
+    reopened: tuple[Reopened, ...]
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -168,6 +233,8 @@ class HarnessResult(Record):
         checks: every planned check, run or skipped, in plan order.
         power: what the suites are known to catch; a suite without a self-test is not in it.
         axes: the checks that ran at several parallel sizes.
+        waivers: those that the run was given, in the file's order.
+        resumed: the times at which the run was resumed, after it was cut off or left checks open.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -180,21 +247,34 @@ class HarnessResult(Record):
     interrupted: bool
     scope: Scope
     totals: Totals
-    effective: tuple[EffectiveArm, ...]
+    effective: Annotated[tuple[EffectiveArm, ...], FailFast()]
     provenance: dict[str, Any]
-    checks: tuple[CheckResult, ...]
+    checks: Annotated[tuple[CheckResult, ...], FailFast()]
     power: tuple[Power, ...] = ()
     axes: tuple[AxisComparison, ...] = ()
+    waivers: tuple[WaiverUse, ...] = ()
+
+    resumed: tuple[Resumption, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for name in ("waivers", "resumed"):
+            if not getattr(self, name):
+                # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
+                data.pop(name, None)
+        return data
 
 
 class Predicate(Record):
-    """in-toto ``test-result``: PASSED only for CERTIFIED; anything else is FAILED to a generic consumer."""
+    """in-toto ``test-result``: PASSED only for CERTIFIED without a waived failure, WARNED for CERTIFIED with
+    one; anything else is FAILED to a generic consumer."""
 
-    result: Literal["PASSED", "FAILED"]
+    result: Literal["PASSED", "WARNED", "FAILED"]
     configuration: tuple[ResourceDescriptor, ...]
-    passedTests: tuple[str, ...]
-    warnedTests: tuple[str, ...]
-    failedTests: tuple[str, ...]
+    passedTests: Names
+    warnedTests: Names
+    failedTests: Names
     bi_harness: HarnessResult
 
 
@@ -204,7 +284,7 @@ class Statement(Record):
     type_: Literal["https://in-toto.io/Statement/v1"] = Field(
         default="https://in-toto.io/Statement/v1", alias="_type"
     )
-    subject: tuple[ResourceDescriptor, ...]
+    subject: Annotated[tuple[ResourceDescriptor, ...], FailFast()]
     predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"] = (
         "https://in-toto.io/attestation/test-result/v0.1"
     )

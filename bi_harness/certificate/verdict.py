@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
+from bi_harness.certificate.ops import ops_weakness, planted_controls
 from bi_harness.certificate.records import CheckResult, Verdict
-from bi_harness.certificate.statement import AxisComparison, Totals
+from bi_harness.certificate.statement import AxisComparison, Totals, WaiverUse
+from bi_harness.certificate.waivers import must_go, waived_note
 from bi_harness.compare.evidence import control_weakness, differs, weakness
 from bi_harness.exits import ExitCode
 
@@ -24,39 +27,56 @@ def totals(results: Iterable[CheckResult]) -> Totals:
 
 
 def verdict(
-    results: Sequence[CheckResult], *, complete: bool, axes: Sequence[AxisComparison] = ()
+    results: Sequence[CheckResult],
+    *,
+    complete: bool,
+    axes: Sequence[AxisComparison] = (),
+    waivers: Sequence[WaiverUse] = (),
 ) -> tuple[Verdict, str]:
     """The verdict of a device within a run's scope, and one sentence on what it rests on.
 
     One failure is ``NOT_CERTIFIED``, whatever the rest. ``CERTIFIED`` needs every check that was to run to
-    have passed with evidence; a check that errs, is inconclusive or never ran leaves ``INCONCLUSIVE``.
-    Passes are not believed: their evidence is looked at again here.
+    have passed with evidence, or to have failed and be waived; a check that errs, is inconclusive or never
+    ran leaves ``INCONCLUSIVE``, and so does a run in which nothing passed. A waiver that has expired or that
+    names what passes is ``NOT_CERTIFIED``. Passes are not believed: their evidence is looked at again here.
 
     Args:
         results: every planned check.
         complete: whether the run came to its end.
         axes: the checks at several parallel sizes: bits that must be equal across them and are not are a
             failure too.
+        waivers: what came of those that the run was given.
     """
+    waiver = must_go(waivers, results)
     failed = [r for r in results if r.status == "fail"]
     if failed:
-        return "NOT_CERTIFIED", f"{len(failed)} of {_ran(results)} checks failed: {_why_failed(failed)}"
+        why = f"{len(failed)} of {_ran(results)} checks failed: {_why_failed(failed)}"
+        return "NOT_CERTIFIED", f"{why}; {waiver}" if waiver else why
     if difference := unequal(axes):
         return "NOT_CERTIFIED", difference
+    if waiver:
+        return "NOT_CERTIFIED", waiver
     if hollow := [r for r in results if r.status == "pass" and (why_hollow(r))]:
         first = hollow[0]
         return "INCONCLUSIVE", f"{first.cell} {first.check} reads pass, but {why_hollow(first)}"
     if not complete:
         return "INCONCLUSIVE", "the run did not come to its end"
     passed = [r for r in results if r.status == "pass"]
-    # A skip is the plan's, by a rule; a check that skips itself has given no answer.
-    open_ = [r for r in results if r.status != "pass" and not (r.status == "skip" and r.rule)]
+    open_ = [r for r in results if not _settled(r)]
     if open_:
         return "INCONCLUSIVE", f"{len(open_)} of {_ran(results)} checks gave no answer: {open_[0].reason}"
+    waived = waived_note(results)
     if not passed:
-        return "INCONCLUSIVE", "no check ran"
+        return "INCONCLUSIVE", f"nothing passed: {waived}" if waived else "no check ran"
+    planted = sum(planted_controls(r.control_facts) > 0 for r in passed)
+    in_part = f" ({planted} of them in part by a planted difference: see their facts)" if planted else ""
+    if waived:
+        return "CERTIFIED", (
+            f"{len(passed)} of {_ran(results)} checks passed, and the control of each diverged with "
+            f"invariance off{in_part}; {waived}"
+        )
     return "CERTIFIED", (
-        f"all {len(passed)} checks passed, and the control of each diverged with invariance off"
+        f"all {len(passed)} checks passed, and the control of each diverged with invariance off{in_part}"
     )
 
 
@@ -68,6 +88,8 @@ def why_hollow(result: CheckResult) -> str:
     judged = any(fact.judged for fact in result.facts)
     if judged and (why := facts_weakness(result.facts, result.control_facts)):
         return why
+    if why := ops_weakness(result.ops, result.facts, result.control_facts):
+        return why
     if result.evidence is None:
         return "" if judged else "it has no evidence"
     if not result.evidence.batches:
@@ -78,6 +100,24 @@ def why_hollow(result: CheckResult) -> str:
         or weakness(result.evidence)
         or control_weakness(result.evidence, result.control, 0.0)
     )
+
+
+def _settled(result: CheckResult) -> bool:
+    """Whether a result of a run without failures leaves nothing open."""
+    if result.status == "skip":
+        # A skip is the plan's, by a rule; a check that skips itself has given no answer.
+        return bool(result.rule)
+    # One that reads waived and names no waiver is waived by nobody.
+    return result.status == "pass" or (result.status == "waived" and result.waiver is not None)
+
+
+def predicate_result(
+    verdict_: Verdict, results: Iterable[CheckResult]
+) -> Literal["PASSED", "WARNED", "FAILED"]:
+    """What a reader who knows in-toto alone learns: a waived failure is never ``PASSED``."""
+    if verdict_ != "CERTIFIED":
+        return "FAILED"
+    return "WARNED" if any(result.status == "waived" for result in results) else "PASSED"
 
 
 def exit_code(verdict_: Verdict, *, interrupted: bool) -> ExitCode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -88,6 +89,36 @@ HardwareFile = Annotated[
 SuitesDir = Annotated[
     Path | None, typer.Option("--suites-dir", envvar="BI_HARNESS_SUITES", help="Folder of suites to use.")
 ]
+SignKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-key",
+        envvar="BI_HARNESS_SIGN_KEY",
+        help="Private key (of `bi-harness key new`) to sign the certificate with.",
+    ),
+]
+WaiversFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--waivers",
+        envvar="BI_HARNESS_WAIVERS",
+        help="Failures that are let be until a day; waivers.yaml beside models.yaml, where there is one.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", envvar="BI_HARNESS_JSON", help="Data as JSON on stdout, the rest on stderr.")
 ]
+
+
+def given(ctx: typer.Context, fields: Mapping[str, str]) -> set[str]:
+    """Those fields whose parameter was given, on the command line or by a variable.
+
+    Args:
+        fields: by parameter.
+    """
+    sources = {name: ctx.get_parameter_source(name) for name in fields}
+    return {
+        field
+        for name, field in fields.items()
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+    }

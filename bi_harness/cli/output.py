@@ -7,8 +7,10 @@ import re
 import sys
 from typing import Any
 
-# Everything that can move a terminal's cursor or reorder its text, but not the newline and the tab.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
+# Everything that can move a terminal's cursor, reorder its text or hide in it; not the newline and the tab.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 
 
 def clean(text: str) -> str:

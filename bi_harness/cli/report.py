@@ -7,29 +7,38 @@ from typing import Annotated
 
 import typer
 
-from bi_harness.cli.options import AsJson
+from bi_harness.cli.options import AsJson, SignKey
 
 
 def report(
     run_folder: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder of a run: DIR/<device>/<run id>.")
     ],
+    sign_key: SignKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's certificate and reports anew from its journal; the same bytes as the run wrote.
+
+    With --sign-key it is signed (anew). Without, a signature that would not hold for what is written is
+    refused, with 4.
 
     Ends as the run did: see ``bi-harness run``.
     """
     from rich.console import Console
 
     from bi_harness.certificate.verdict import exit_code
-    from bi_harness.cli.run import write_json_result
+    from bi_harness.cli.run import sign, signer_of, write_json_result
     from bi_harness.report.console import print_result
     from bi_harness.report.write import write_reports
     from bi_harness.runner.run import from_journal
 
+    signer = signer_of(sign_key)
     statement = from_journal(run_folder)
-    reports = write_reports(statement, run_folder)
+    if signer is None:
+        from bi_harness.report.sealed import refuse_stale
+
+        refuse_stale(statement, run_folder)
+    reports = write_reports(statement, run_folder) | sign(statement, run_folder, signer)
     if as_json:
         write_json_result(statement, run_folder)
     print_result(statement, Console(stderr=as_json), reports)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +21,18 @@ from bi_harness.cli.options import (
     Modes,
     Profile,
     ProfileName,
+    SignKey,
     Suites,
     SuitesDir,
+    WaiversFile,
     Weights,
     WeightsName,
+    given,
 )
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
     from bi_harness.certificate.statement import Statement
 
 Out = Annotated[Path, typer.Option("--out", "-o", envvar="BI_HARNESS_OUT", help="Folder of runs.")]
@@ -60,7 +67,30 @@ ControlEndpoint = Annotated[
 ]
 
 
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        envvar="BI_HARNESS_RESUME",
+        help="Do what is left of the run in this folder; other flags are those it began with.",
+    ),
+]
+
+_FIELDS = {
+    **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
+    **{name: name for name in ("engine_python", "endpoint", "control_endpoint")},
+    "model": "models",
+    "suite": "suites",
+    "backend": "backends",
+    "mode": "modes",
+    "k": "expression",
+}
+"""Parameters of ``run`` → fields of ``RunOptions``."""
+
+
 def run(
+    ctx: typer.Context,
     device: Device = "auto",
     model: Models = None,
     suite: Suites = None,
@@ -75,16 +105,26 @@ def run(
     endpoint: Endpoint = None,
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
+    resume: Resume = None,
     record: Record = False,
+    sign_key: SignKey = None,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
+    waivers: WaiversFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the checks on real vLLM engines and write a certificate with its reports.
 
     With --endpoint, the online suite asks a server that is running already. Its invariance mode and
     configuration are not verified, and the verdict says so.
+
+    A failure that waivers.yaml names shows as waived, with its evidence, and is no pass. A waiver that has
+    expired, or that names a check which passes, fails the run.
+
+    With --resume RUN (its folder), checks that have a result keep it, and the others run. It must be the same
+    run: other YAML, suites, flags, another vLLM, bi-harness or host are refused (4), and so is a folder in
+    which a run is still going on.
 
     Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
     the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
@@ -93,36 +133,63 @@ def run(
 
     from bi_harness.certificate.verdict import exit_code
     from bi_harness.report.console import print_result
-    from bi_harness.report.write import write_reports
+    from bi_harness.report.write import remove_reports, write_reports
+    from bi_harness.runner.earlier import resuming
     from bi_harness.runner.progress import watching
+    from bi_harness.runner.resume import prepare_again
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
     from bi_harness.spec.load import default_paths, load_spec
+    from bi_harness.spec.waivers import load_waivers, waivers_path
 
-    paths = default_paths(models_file, hardware_file, suites_dir)
-    prepared = prepare(
-        RunOptions(
-            device=device,
-            out=out,
-            models=model,
-            suites=suite,
-            backends=backend,
-            modes=[m.value for m in mode] if mode else None,
-            expression=k,
-            profile=profile.value,
-            weights=weights.value,
-            layers=layers,
-            seed=seed,
-            engine_python=engine_python,
-            endpoint=endpoint,
-            control_endpoint=control_endpoint,
-        ),
-        load_spec(paths.models, paths.hardware, paths.suites),
+    # Before anything else: hours of work must not end at a key that cannot sign.
+    signer = signer_of(sign_key)
+    options = RunOptions(
+        device=device,
+        out=out,
+        models=model,
+        suites=suite,
+        backends=backend,
+        modes=[m.value for m in mode] if mode else None,
+        expression=k,
+        profile=profile.value,
+        weights=weights.value,
+        layers=layers,
+        seed=seed,
+        engine_python=engine_python,
+        endpoint=endpoint,
+        control_endpoint=control_endpoint,
     )
     screen = Console(stderr=True)
-    with stop_signals() as stopped:
+    with ExitStack() as stack:
+        earlier = stack.enter_context(resuming(resume)) if resume is not None else None
+        if earlier is None:
+            paths = default_paths(models_file, hardware_file, suites_dir)
+            waivers_file = waivers_path(waivers, paths.models)
+            if waivers_file is not None:
+                options = replace(options, waivers=load_waivers(waivers_file))
+            prepared = prepare(options, load_spec(paths.models, paths.hardware, paths.suites))
+        else:
+            prepared = prepare_again(
+                earlier,
+                options,
+                given(ctx, _FIELDS),
+                models=models_file,
+                hardware=hardware_file,
+                suites=suites_dir,
+                waivers=waivers,
+            )
+            if not earlier.complete:
+                remove_reports(earlier.run_dir)  # They are of less than what will be there.
+        stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
-            run_dir, statement = execute(prepared, watch, stopped=stopped)
-        reports = write_reports(statement, run_dir)
+            run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
+        if earlier is not None and signer is None:
+            from bi_harness.report.sealed import refuse_stale
+
+            refuse_stale(
+                statement, run_dir
+            )  # A run that was complete keeps its signature, if it still holds.
+        reports = write_reports(statement, run_dir, enough=stopped.again) | sign(statement, run_dir, signer)
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)
@@ -130,6 +197,28 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+
+
+def signer_of(path: Path | None) -> CryptoSigner | None:
+    """The key of ``--sign-key``.
+
+    Raises:
+        UsageError: it cannot sign.
+    """
+    if path is None:
+        return None
+    from bi_harness.certificate.sign import load_signing_key
+
+    return load_signing_key(path)
+
+
+def sign(statement: Statement, run_dir: Path, signer: CryptoSigner | None) -> dict[str, Path]:
+    """Sign what lies in the run's folder, where a key was given; returns name → path."""
+    if signer is None:
+        return {}
+    from bi_harness.report.sealed import write_sealed
+
+    return write_sealed(statement, run_dir, signer)
 
 
 def write_proposal(statement: Statement, run_dir: Path) -> None:

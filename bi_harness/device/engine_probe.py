@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from bi_harness.errors import UsageError
+from bi_harness.errors import InfrastructureError, UsageError
 
 _TIMEOUT_S = 60
 
@@ -92,6 +92,7 @@ def probe_engine(python: str | None = None) -> EngineFacts:
 
     Raises:
         UsageError: it is not there, does not run, or is not a Python.
+        InfrastructureError: it was killed while it was asked.
     """
     command = [python or sys.executable, "-c", _PROBE]
     try:
@@ -100,6 +101,9 @@ def probe_engine(python: str | None = None) -> EngineFacts:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"the engine's Python {command[0]} does not run: {error}") from error
+    if done.returncode < 0:
+        # Somebody's doing, or the kernel's; it says nothing about the interpreter.
+        raise InfrastructureError(f"{command[0]} was killed by signal {-done.returncode} while it was asked")
     try:
         if done.returncode != 0:
             raise ValueError(done.stderr.strip()[-500:] or f"exit code {done.returncode}")

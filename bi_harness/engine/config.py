@@ -235,7 +235,7 @@ def engine_config(
         # A fault is planted in what is tested; stock vLLM is the same with and without.
         env.pop(PLANT_VARIABLE, None)
     if interface == "server":
-        # The server's own methods to look into its workers. It answers on loopback, to one key.
+        # The server's own methods to look into its workers: on loopback, and not guarded by its key.
         env["VLLM_SERVER_DEV_MODE"] = "1"
     elif cell.tp == cell.dp == 1:
         # One process is the engine: its death is the engine's death, and its scheduler is at hand.

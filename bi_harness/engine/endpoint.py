@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 import urllib.error
@@ -31,6 +32,10 @@ KEYS = ("BI_HARNESS_API_KEY", "OPENAI_API_KEY")
 """Variables that the key is taken from, the first that is set."""
 
 PROBE_TIMEOUT_S = 10.0
+MAX_ANSWER = 16 * 1024 * 1024
+"""Bytes of what a server says of itself: it is not ours, and could go on for ever."""
+
+MAX_NAME = 200
 SAMPLE_S = 0.02
 QUIET_S = 2.0
 
@@ -74,11 +79,18 @@ def _shown(text: str) -> str:
 
 
 def metrics(text: str) -> dict[str, float]:
-    """Prometheus' text, summed over labels (a server has a line for each data parallel rank)."""
+    """Prometheus' text, summed over labels (a server has a line for each data parallel rank).
+
+    Raises:
+        ValueError: a value is no number.
+    """
     found: dict[str, float] = {}
     for line in text.splitlines():
         if match := _LINE.match(line):
-            found[match[1]] = found.get(match[1], 0.0) + float(match[2])
+            value = float(match[2])
+            if not math.isfinite(value):
+                raise ValueError(f"{match[1][:MAX_NAME]} is no number")
+            found[match[1]] = found.get(match[1], 0.0) + value
     return found
 
 
@@ -137,8 +149,12 @@ class EndpointClient(Server):
         # The first is the model itself; LoRA adapters follow it, and have a parent.
         models = [name for name, model in zip(names, served, strict=True) if not model.get("parent")]
         if len(models) != 1:
-            raise EngineStartError(self._explain(f"serves {len(models)} models", ", ".join(map(str, models))))
-        self._model = str(models[0])
+            named = ", ".join(str(name)[:MAX_NAME] for name in models[:10])
+            raise EngineStartError(self._explain(f"serves {len(models)} models", named))
+        name: object = models[0]
+        if not isinstance(name, str) or len(name) > MAX_NAME or not name.isprintable():
+            raise EngineStartError(self._explain("serves a model of no usable name", repr(name)[:MAX_NAME]))
+        self._model = name
         if isinstance(longest, int) and longest < self.config.llm["max_model_len"]:
             raise EngineStartError(
                 self._explain(
@@ -162,7 +178,8 @@ class EndpointClient(Server):
             told = self._get_json("/version").get("version")
         except (OSError, ValueError, AttributeError):
             told = None
-        return f"{told} (as the endpoint says)" if isinstance(told, str) else "not known (an endpoint's)"
+        known = isinstance(told, str) and told.isprintable() and len(told) <= MAX_NAME
+        return f"{told} (as the endpoint says)" if known else "not known (an endpoint's)"
 
     def _tells(self) -> bool:
         return RUNNING in self._seen and any(name in self._seen for name in CACHED)
@@ -174,7 +191,10 @@ class EndpointClient(Server):
             return {}
 
     def _get_json(self, path: str) -> dict[str, Any]:
-        data = json.loads(self._get(path))
+        try:
+            data = json.loads(self._get(path))
+        except RecursionError as error:
+            raise ValueError(f"{path} answers with lists in lists without end") from error
         if not isinstance(data, dict):
             raise ValueError(f"{path} answers with no object")
         return data
@@ -184,7 +204,9 @@ class EndpointClient(Server):
         if self._key:
             request.add_header("Authorization", f"Bearer {self._key}")
         with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S) as answer:  # noqa: S310
-            found: bytes = answer.read()
+            found: bytes = answer.read(MAX_ANSWER + 1)
+            if len(found) > MAX_ANSWER:
+                raise ValueError(f"{path} answers with more than {MAX_ANSWER >> 20} MiB")
             return found
 
     async def _burst(

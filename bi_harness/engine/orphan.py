@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 PARENT_POLL_S = 0.5
+_TRACKER = b"multiprocessing.resource_tracker"
 
 
 def die_with_parent(parent: int) -> None:
@@ -20,6 +24,28 @@ def die_with_parent(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_POLL_S)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+        end_group()
 
     threading.Thread(target=watch, name="bi-harness-parent-watch", daemon=True).start()
+
+
+def end_group() -> None:
+    """Kill this process and all of its group but Python's resource tracker. That one ends by itself once the
+    others are gone, and removes the shared memory that they had no time to remove."""
+    # All are held before the first one is killed, so that none starts what is killed anew; looked for again,
+    # since one may have forked meanwhile.
+    for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL, signal.SIGKILL):
+        for pid in _others():
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _others() -> Iterator[int]:
+    group = os.getpgrp()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or (pid := int(folder.name)) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if os.getpgid(pid) == group and _TRACKER not in (folder / "cmdline").read_bytes():
+                yield pid

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import get_args
 
 from bi_harness.errors import UsageError
 from bi_harness.matrix.cells import Cell, Mode, Plan, PlannedCell, unit_key
+from bi_harness.matrix.collector import no_collection
 from bi_harness.matrix.rules import (
     Exclusion,
     Point,
@@ -28,22 +27,7 @@ from bi_harness.spec.suites import SuiteSpec
 from bi_harness.spec.types import MODES, PROFILES, WEIGHTS, Profile, Weights
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's cycle collector off.
-
-    A plan has no cycles, and the collector's passes over ever more cells took a third of the time.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_no_collection()
+@no_collection()
 def expand(
     spec: Spec,
     device: str,

@@ -18,6 +18,7 @@ from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
 from bi_harness.report.findings import Finding, cell_figures, finding, skip_groups
 from bi_harness.report.text import clean, count, plural
+from bi_harness.report.waivers_view import STATE_WORDS, waiver_lines, waivers_left
 
 MAX_FINDINGS: Final = 20
 """More than this scrolls the verdict off the screen; the reports have them all."""
@@ -45,6 +46,7 @@ def print_result(statement: Statement, console: Console, reports: Mapping[str, P
     if any(check.status != "skip" for check in statement.predicate.bi_harness.checks):
         _print(console, _table(statement, console))
     _print_skips(statement, console)
+    _print_waivers(statement, console)
     shown = facts.problems(statement)
     for index, check in enumerate(shown[:MAX_FINDINGS], start=1):
         _print_finding(finding(statement, check, index), console)
@@ -87,13 +89,23 @@ def _print_skips(statement: Statement, console: Console) -> None:
         _print(console, Text(plain(console, line), style="dim"))
 
 
+def _print_waivers(statement: Statement, console: Console) -> None:
+    """Those in force are told with their failures; here are the others."""
+    for item in waiver_lines(statement):
+        if item.state != STATE_WORDS["in_force"]:
+            line = f"waiver of {item.check} on {item.cell}: {item.state} (until {item.expires}, {item.owner})"
+            _print(console, Text(plain(console, line), style="bold red" if item.bad else "dim"))
+    if left := waivers_left(statement):
+        _print(console, Text(plain(console, left), style="dim"))
+
+
 def _print_finding(item: Finding, console: Console) -> None:
     _print(console, Text())
     heading = Text.assemble((item.status, _STYLES[item.status]), plain(console, f" {item.check} "))
     heading.append(plain(console, item.cell_label), style="dim")
     _print(console, heading)
     log = f"log: {item.log}" if item.log else ""
-    for line in (clean(item.reason, 1_000), item.figures, item.where, item.control, log):
+    for line in (item.waiver, clean(item.reason, 1_000), item.figures, item.where, item.control, log):
         if line:
             _print(console, Padding(Text(plain(console, line)), (0, 0, 0, 2), expand=False))
     _print(console, Text(plain(console, f"  {item.command}"), style="cyan"), wrap=False)
@@ -101,7 +113,7 @@ def _print_finding(item: Finding, console: Console) -> None:
 
 def _banner(statement: Statement, console: Console) -> Panel:
     result = statement.predicate.bi_harness
-    style = _VERDICT_STYLES[result.verdict]
+    style = _STYLES["waived"] if facts.warned(statement) else _VERDICT_STYLES[result.verdict]
     body = Text.assemble((plain(console, facts.verdict_line(statement)), style), "\n")
     power, axes = facts.power_label(statement), facts.axes_label(statement)
     lines = [

@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bi_harness.certificate.records import CheckResult, Status, Verdict
-from bi_harness.certificate.statement import Statement, planted_faults, unverified
+from bi_harness.certificate.statement import DIRTY, Statement, is_dirty, planted_faults, unverified
+from bi_harness.certificate.verdict import predicate_result
+from bi_harness.certificate.waivers import contradiction, waived_note
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean, plural
+
+MAX_REOPENED: Final = 5
+"""Checks that ran again that are named in a line."""
 
 STATUSES: Final[tuple[Status, ...]] = ("fail", "error", "inconclusive", "waived", "skip", "pass")
 """Worst first: the order in which a reader must see them."""
@@ -25,11 +30,20 @@ VERDICT_WORDS: Final[dict[Verdict, str]] = {
 
 
 def verdict_line(statement: Statement) -> str:
-    """The verdict in words; of an endpoint, with what was not verified. It is never shown without that."""
+    """The verdict in words, with how many checks are waived and, of an endpoint, what was not verified. It is
+    never shown without either."""
     result = statement.predicate.bi_harness
     words = VERDICT_WORDS[result.verdict]
+    if waived := waived_note(result.checks):
+        words = f"{words}, {waived}"
     endpoint = result.scope.endpoint
     return words if endpoint is None else f"{words} ({clean(unverified(endpoint), 400)})"
+
+
+def warned(statement: Statement) -> bool:
+    """Whether it is certified with waived failures: no report shows that in the colours of a pass."""
+    result = statement.predicate.bi_harness
+    return result.verdict == "CERTIFIED" and any(check.status == "waived" for check in result.checks)
 
 
 UNKNOWN: Final = "unknown"
@@ -139,12 +153,29 @@ def axes_label(statement: Statement) -> str:
     return "; ".join(lines)
 
 
+def resumed_label(statement: Statement) -> str:
+    """That the run was resumed, and what had failed before; empty for one that was not."""
+    resumed = statement.predicate.bi_harness.resumed
+    if not resumed:
+        return ""
+    failed = [one for resumption in resumed for one in resumption.reopened if one.status != "none"]
+    named = [
+        f"{clean(one.cell, 120)} {clean(one.check, 80)} ({one.status}: {clean(one.reason, 300)})"
+        for one in failed[:MAX_REOPENED]
+    ]
+    more = f" and {len(failed) - len(named):,} more" if len(failed) > len(named) else ""
+    before = f"; ran again: {', '.join(named)}{more}" if named else ""
+    return f"The run was resumed {plural(len(resumed), 'time')}, each time for what had no verdict{before}"
+
+
 def caveats(statement: Statement) -> tuple[str, ...]:
     """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
     result = statement.predicate.bi_harness
     found = []
     if result.interrupted:
         found.append("The run was interrupted before its end.")
+    if label := resumed_label(statement):
+        found.append(f"{label}.")
     found += [
         f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted_faults(result.effective)
     ]
@@ -155,6 +186,8 @@ def caveats(statement: Statement) -> tuple[str, ...]:
             f"mode, weights and parallel sizes is of the control ({clean(control, 200)}), or was asked for; "
             "batches were seen in the endpoint's own /metrics."
         )
+    if is_dirty(result.provenance):
+        found.append(f"Not reproducible by a commit: {DIRTY}.")
     if result.scope.filters:
         found.append("Filtered run: the verdict speaks only of the selection named under Scope.")
     if result.scope.weights == "synthetic" or any(
@@ -163,9 +196,13 @@ def caveats(statement: Statement) -> tuple[str, ...]:
         found.append("Synthetic weights: random values in the model's shape, not the released checkpoint.")
     if result.scope.layers is not None:
         found.append(f"Shortened model: {plural(result.scope.layers, 'layer')} only.")
-    waived = sum(check.status == "waived" for check in result.checks)
+    waived = [check for check in result.checks if check.status == "waived"]
     if waived:
-        found.append(f"{plural(waived, 'failure')} waived: listed below with the failures.")
+        ends = min((check.waiver.expires for check in waived if check.waiver is not None), default="")
+        found.append(
+            f"{plural(len(waived), 'failure')} waived: not passed, and shown with the failures"
+            f"{f'; the first waiver ends on {clean(ends, 40)}' if ends else ''}."
+        )
     return (*found, *contradictions(statement))
 
 
@@ -184,7 +221,7 @@ def contradictions(statement: Statement) -> tuple[str, ...]:
             found.append(f"Contradiction: the verdict is CERTIFIED, but of the checks {', '.join(against)}.")
         if not have["pass"]:
             found.append("Contradiction: the verdict is CERTIFIED, but no check passed.")
-    if (predicate.result == "PASSED") != (result.verdict == "CERTIFIED"):
+    if predicate.result != predicate_result(result.verdict, result.checks):
         verdict = VERDICT_WORDS[result.verdict]
         found.append(f"Contradiction: result is {predicate.result}, but the verdict is {verdict}.")
     totals = result.totals
@@ -198,6 +235,8 @@ def contradictions(statement: Statement) -> tuple[str, ...]:
     }
     if any(said[status] != have[status] for status in STATUSES):
         found.append("Contradiction: the totals are not those of the checks listed.")
+    if waiver := contradiction(result.checks, result.waivers, result.started):
+        found.append(f"Contradiction: {clean(waiver, 400)}.")
     return tuple(found)
 
 

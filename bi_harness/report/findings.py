@@ -11,6 +11,7 @@ from bi_harness.report.bits import BitPair, bit_pair, float_text
 from bi_harness.report.cellid import CellParts, parse_cell_id
 from bi_harness.report.reproduce import reproduce_command
 from bi_harness.report.text import LONG_LIMIT, clean, count, duration, number, percent, plural, scalar
+from bi_harness.report.waivers_view import waiver_sentence
 
 NOTHING = "—"
 _FACTS_TOLD = 8
@@ -97,6 +98,7 @@ class Finding:
         where: where the bits first differ, in one sentence; empty where nothing was compared.
         figures: how much differed, in one sentence; empty where nothing was compared.
         control: what the control did, in one sentence; empty where it did not run.
+        waiver: who lets the failure be, why and until when; empty where nobody does.
         log_link: the log's path where it is safe as a relative link; empty otherwise.
     """
 
@@ -109,6 +111,7 @@ class Finding:
     where: str
     figures: str
     control: str
+    waiver: str
     divergence: DivergenceView | None
     log: str
     log_link: str
@@ -159,6 +162,7 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
             if text
         ),
         control="" if control is None else control_sentence(control),
+        waiver="" if check.waiver is None else waiver_sentence(check.waiver),
         divergence=None if first is None else divergence_view(first, arm),
         log=log,
         log_link=log if _SAFE_LOG.fullmatch(check.log or "") else "",

@@ -14,7 +14,9 @@ from bi_harness.report.effective_view import effective_view
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import cell_figures, finding, skip_groups
 from bi_harness.report.matrix_view import build_matrix
+from bi_harness.report.ops_view import op_tables
 from bi_harness.report.tree import entries
+from bi_harness.report.waivers_view import waiver_lines, waivers_left
 
 SYMBOLS: Final[dict[Status, str]] = {
     "pass": "✓",
@@ -54,10 +56,12 @@ def _context(statement: Statement) -> dict[str, Any]:
     shown = facts.problems(statement)
     matrix = build_matrix(result.checks)
     have = facts.status_counts(statement)
+    warned = facts.warned(statement)
     return {
         "verdict": facts.verdict_line(statement),
-        "verdict_class": result.verdict.lower().replace("_", "-"),
-        "verdict_symbol": VERDICT_SYMBOLS[result.verdict],
+        # A certificate with waived failures has the looks of neither a pass nor a failure.
+        "verdict_class": "inconclusive" if warned else result.verdict.lower().replace("_", "-"),
+        "verdict_symbol": SYMBOLS["waived"] if warned else VERDICT_SYMBOLS[result.verdict],
         "why": text.clean(result.why, 1_000),
         "caveats": facts.caveats(statement),
         "head": _head(statement),
@@ -69,10 +73,13 @@ def _context(statement: Statement) -> dict[str, Any]:
         "named": len(matrix.columns) <= NAMED_COLUMNS,
         "has_suites": any(column.suite for column in matrix.columns),
         "cells": cell_figures(statement),
+        "op_tables": op_tables(statement),
         "fact_tables": fact_tables(statement),
         "fact_tables_left": tables_left(statement),
         "findings": [finding(statement, check, i) for i, check in enumerate(shown[:MAX_FINDINGS], start=1)],
         "findings_left": max(0, len(shown) - MAX_FINDINGS),
+        "waivers": waiver_lines(statement),
+        "waivers_left": waivers_left(statement),
         "skips": skip_groups(statement),
         "effective": effective_view(statement),
         "provenance": entries(result.provenance) if result.provenance else (),

@@ -1,7 +1,8 @@
 """``junit.xml``: the checks as test cases, for the viewers that CI systems have.
 
 JUnit knows three ways not to pass. ``fail`` and ``inconclusive`` are failures (told apart by their type),
-since a viewer must not show green for what was not shown; ``skip`` and ``waived`` are skipped.
+since a viewer must not show green for what was not shown; ``skip`` and ``waived`` are skipped: the one state
+that no viewer counts as passed and that does not turn a step red which the verdict lets through.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bi_harness.report import facts
 from bi_harness.report.findings import control_sentence, facts_sentence, figures_sentence, where_sentence
 from bi_harness.report.reproduce import reproduce_command
 from bi_harness.report.text import scalar, xml_text
+from bi_harness.report.waivers_view import waiver_sentence
 
 NAME_LIMIT = 500
 
@@ -40,10 +42,11 @@ def render_junit(statement: Statement) -> bytes:
 
 
 def _bytes(document: JUnitXml) -> bytes:
-    rendered: Any = document.tostring()
     # junitparser writes with lxml where that is installed, and spells the same document otherwise: written
-    # once more by the standard library, a journal gives the same bytes on every host.
-    root = ElementTree.fromstring(rendered)  # noqa: S314 - our own document
+    # by the standard library, a journal gives the same bytes on every host.
+    root: Any = document._elem
+    if not isinstance(root, ElementTree.Element):
+        root = ElementTree.fromstring(document.tostring())  # noqa: S314 - our own document
     body: bytes = ElementTree.tostring(root, encoding="utf-8")
     return b"<?xml version='1.0' encoding='utf-8'?>\n" + body + b"\n"
 
@@ -59,7 +62,7 @@ def _suite(statement: Statement, name: str) -> TestSuite:
     suite.add_property("device", _name(facts.device_id(statement)))
     suite.add_property("vllm", _name(facts.vllm_version(statement)))
     suite.add_property("verdict", result.verdict)
-    if result.scope.endpoint is not None:
+    if result.scope.endpoint is not None or facts.warned(statement):
         suite.add_property("verdict_line", xml_text(facts.verdict_line(statement)))
     suite.add_property("run_id", _name(result.run_id))
     suite.add_property("scope", xml_text(facts.scope_label(statement)))
@@ -80,7 +83,7 @@ def _case(statement: Statement, check: CheckResult) -> TestCase:
     elif check.status == "error":
         outcome = Error(message or "error", "error")
     elif check.status == "waived":
-        outcome = Skipped(f"waived: {message}", "waived")
+        outcome = Skipped(f"waived: not passed: {message}", "waived")
     elif check.status == "skip":
         rule = xml_text(check.rule or "", 200)
         outcome = Skipped(f"{rule}: {message}" if rule else message, "skip")
@@ -94,7 +97,8 @@ def _case(statement: Statement, check: CheckResult) -> TestCase:
 
 
 def _details(statement: Statement, check: CheckResult) -> str:
-    lines = [check.reason]
+    lines = [waiver_sentence(check.waiver)] if check.waiver is not None else []
+    lines.append(check.reason)
     if check.evidence is not None:
         lines.append(figures_sentence(check.evidence))
         if check.evidence.first_divergence is not None:
@@ -114,6 +118,11 @@ def _properties(check: CheckResult) -> list[tuple[str, str]]:
         found.append(("rule", xml_text(check.rule, 200)))
     if check.log:
         found.append(("log", xml_text(check.log, 500)))
+    if check.waiver is not None:
+        found += [
+            (f"waiver.{name}", xml_text(getattr(check.waiver, name), 500))
+            for name in ("reason", "link", "owner", "expires")
+        ]
     found += [(f"fact.{xml_text(fact.name, 200)}", xml_text(fact.found, 500)) for fact in check.facts]
     for prefix, evidence in (("", check.evidence), ("control.", check.control)):
         if evidence is not None:

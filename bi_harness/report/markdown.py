@@ -11,8 +11,12 @@ from bi_harness.report import facts
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.matrix_view import Slot, build_matrix
+from bi_harness.report.ops_view import SYMBOLS as OP_SYMBOLS
+from bi_harness.report.ops_view import WORDS as OP_WORDS
+from bi_harness.report.ops_view import OpLine, op_tables
 from bi_harness.report.text import clean, count, plural, when
 from bi_harness.report.tree import entries, leaves
+from bi_harness.report.waivers_view import waiver_lines, waivers_left
 
 MAX_BYTES: Final = 1_000_000
 """Buildkite refuses an annotation of more than 1 MiB."""
@@ -34,6 +38,7 @@ _VERDICT_SYMBOLS: Final[dict[Verdict, str]] = {"CERTIFIED": "✅", "NOT_CERTIFIE
 _PUNCTUATION = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _CODE_SAFE = re.compile(r"[A-Za-z0-9 _./:=+@,-]+")
 _LINE_START = re.compile(r"^((?:[0-9]+(?=[.)](?: |$)))?)([-+=#.)])")
+_MENTION = re.compile(r"@(?=\w)")
 _SCHEME = re.compile(r"\b(https?|ftp|mailto|www)(?=[:.])", re.IGNORECASE)
 
 
@@ -41,7 +46,9 @@ def escape(value: object, limit: int = 400) -> str:
     """One line of text that Markdown, GitHub's tables and raw HTML leave alone."""
     text = clean(value, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _LINE_START.sub(r"\1\\\2", _PUNCTUATION.sub(r"\\\1", text))
-    # A bare address would become a link that the certificate's authors did not mean.
+    # A bare address would become a link that the certificate's authors did not mean, and a name with an @
+    # would call for the person who has it.
+    text = _MENTION.sub("@&#8203;", text)
     return _SCHEME.sub(lambda match: f"{match[0][0]}&#8203;{match[0][1:]}", text)
 
 
@@ -64,13 +71,20 @@ def render_markdown(statement: Statement) -> str:
 
 def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
-    parts += [_facts(statement, listed), _skips(statement, listed), _provenance(statement, listed)]
+    parts += [
+        _ops(statement, listed),
+        _facts(statement, listed),
+        _waivers(statement, listed),
+        _skips(statement, listed),
+        _provenance(statement, listed),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(statement: Statement) -> str:
     result = statement.predicate.bi_harness
-    title = f"{_VERDICT_SYMBOLS[result.verdict]} {escape(facts.verdict_line(statement), 500)}"
+    symbol = _SYMBOLS["waived"] if facts.warned(statement) else _VERDICT_SYMBOLS[result.verdict]
+    title = f"{symbol} {escape(facts.verdict_line(statement), 500)}"
     head = (
         ("vLLM", facts.vllm_version(statement)),
         ("scope", facts.scope_label(statement)),
@@ -143,7 +157,7 @@ def _findings(statement: Statement, listed: int) -> str:
 def _finding(item: Finding) -> str:
     where = f"{code(item.check)} on {code(item.cell_label, 300)}"
     lines = [f"#### {_SYMBOLS[item.status]} {item.status}: {where}", ""]
-    story = (item.reason, item.figures, item.where, item.control)
+    story = (item.waiver, item.reason, item.figures, item.where, item.control)
     lines += [f"{escape(text, 1_000)}  " for text in story if text]
     if item.log:
         lines.append(f"Log: {code(item.log, 400)}")
@@ -155,6 +169,34 @@ def _fenced(command: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}shell\n{command}\n{fence}"
+
+
+def _ops(statement: Statement, listed: int) -> str:
+    tables = op_tables(statement)
+    if not tables:
+        return ""
+    legend = ", ".join(f"{OP_SYMBOLS[state]} {OP_WORDS[state]}" for state in OP_SYMBOLS)
+    out = ["### Operators by size of the batch", f"{legend} (from that size on)."]
+    for table in tables[: max(1, listed // 10)]:
+        shown = table.lines[:listed]
+        heads = " | ".join(escape(head) for head in ("Operator", "dtype", *table.heads))
+        lines = [code(table.cell, 300), "", f"| {heads} |", f"| --- | --- |{' --- |' * len(table.heads)}"]
+        lines += [_op_line(line, len(table.heads)) for line in shown]
+        if left := table.left + len(table.lines) - len(shown):
+            lines += ["", f"_{plural(left, 'more operator')} in certificate.json._"]
+        out.append("\n".join(lines))
+    if len(tables) > max(1, listed // 10):
+        out.append("_The operators of more cells are in certificate.json._")
+    return "\n\n".join(out)
+
+
+def _op_line(line: OpLine, width: int) -> str:
+    name = escape(f"{line.op} ({line.shape})" if line.shape else line.op, 200)
+    told = "" if line.judged or line.status == "skip" else " _told_"
+    cells = (
+        [band.text for band in line.bands] if not line.note else [escape(line.note, 300), *[""] * (width - 1)]
+    )
+    return f"| {name}{told} | {escape(line.dtype)} | {' | '.join(cells)} |"
 
 
 def _facts(statement: Statement, listed: int) -> str:
@@ -178,6 +220,26 @@ def _facts(statement: Statement, listed: int) -> str:
     if left > 0:
         out.append(f"_The facts of {plural(left, 'more check')} are in certificate.json._")
     return "\n\n".join(out)
+
+
+def _waivers(statement: Statement, listed: int) -> str:
+    lines, left = waiver_lines(statement), waivers_left(statement)
+    if not lines and not left:
+        return ""
+    out = ["### Waivers"]
+    if lines:
+        out += [
+            "",
+            "| Check | Cells | State | Until | Owner | Reason |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+    for item in lines[:listed]:
+        state = f"❌ {escape(item.state)}" if item.bad else escape(item.state)
+        words = (escape(item.expires), escape(item.owner, 200), f"{escape(item.reason)} {escape(item.link)}")
+        out.append(f"| {code(item.check)} | {code(item.cell, 300)} | {state} | {' | '.join(words)} |")
+    if len(lines) > listed:
+        out += ["", f"_{plural(len(lines) - listed, 'more waiver')} in certificate.html._"]
+    return "\n".join([*out, *(["", f"_{escape(left)}_"] if left else [])])
 
 
 def _skips(statement: Statement, listed: int) -> str:

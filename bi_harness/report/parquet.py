@@ -32,6 +32,7 @@ _EVIDENCE: Final[tuple[tuple[str, pa.DataType], ...]] = (
     ("digest", _TEXT),
     ("reference_digest", _TEXT),
 )
+_WAIVER: Final = ("reason", "link", "owner", "expires")
 _BATCH: Final[tuple[tuple[str, pa.DataType], ...]] = (
     ("batch_size", _INT),
     ("max_requests", _INT),
@@ -84,6 +85,7 @@ SCHEMA: Final = pa.schema(
         pa.field("rule", _TEXT),
         pa.field("log", _TEXT),
         pa.field("duration_s", _REAL),
+        *[pa.field(f"waiver_{name}", _TEXT) for name in _WAIVER],
         *_evidence_fields(""),
         *_evidence_fields("control_"),
     ]
@@ -128,6 +130,7 @@ def _row(statement: Statement, check: CheckResult) -> dict[str, Any]:
         "rule": check.rule,
         "log": check.log,
         "duration_s": check.duration_s,
+        **{f"waiver_{name}": _value(check.waiver, name) for name in _WAIVER},
         **_figures("", check.evidence),
         **_figures("control_", check.control),
     }

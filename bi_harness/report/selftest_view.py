@@ -48,7 +48,7 @@ def _table(result: SelfTest, console: Console) -> Table:
         table.add_row(
             Text(plain(console, clean(fault.id, 80))),
             Text(word, style=style),
-            Text(plain(console, ", ".join(fault.checks)) if fault.caught else ""),
+            Text(plain(console, clean(", ".join(fault.checks), 400)) if fault.caught else ""),
             Text("" if fault.first_request is None else count(fault.first_request)),
             Text("" if fault.first_step is None else count(fault.first_step)),
             Text(plain(console, clean(fault.module or "", 200))),

@@ -8,31 +8,58 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from bi_harness.certificate.files import CERTIFICATE as CERTIFICATE
+from bi_harness.certificate.files import ENVELOPE, FILES_ENVELOPE
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError
+from bi_harness.matrix.collector import no_collection
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
 
-CERTIFICATE: Final = "certificate.json"
-
 # The certificate comes first: a fault in a report's rendering must not cost what the run found out.
-_WRITERS: Final[Mapping[str, Callable[[Statement], str | bytes]]] = {
-    CERTIFICATE: Statement.to_json,
-    "certificate.html": render_html,
-    "certificate.md": render_markdown,
+WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
+    CERTIFICATE: lambda statement: statement.to_json().encode(),
+    "certificate.html": lambda statement: render_html(statement).encode(),
+    "certificate.md": lambda statement: render_markdown(statement).encode(),
     "junit.xml": render_junit,
     "cells.parquet": render_parquet,
 }
+"""Each file of a run's folder that is computed from the statement, and how."""
 
 
-def write_reports(statement: Statement, run_dir: Path) -> dict[str, Path]:
+@no_collection()
+def write_reports(
+    statement: Statement, run_dir: Path, *, enough: Callable[[], bool] = lambda: False
+) -> dict[str, Path]:
     """Writes every file of the run's folder that is computed from ``statement``; returns name → path.
 
     Each file appears whole or not at all, and writing twice gives the same bytes.
+
+    Args:
+        enough: whether to leave it at what is written, asked after each file. The certificate is always
+            written, and ``bi-harness report`` writes the rest.
     """
-    return {name: replace_file(run_dir / name, writer(statement)) for name, writer in _WRITERS.items()}
+    written: dict[str, Path] = {}
+    for name, writer in WRITERS.items():
+        if written and enough():
+            break
+        written[name] = replace_file(run_dir / name, writer(statement))
+    return written
+
+
+def remove_reports(run_dir: Path) -> None:
+    """Removes what ``write_reports`` wrote, and signatures on it: the run goes on, and they are of less.
+
+    Raises:
+        InfrastructureError: one cannot be removed.
+    """
+    for name in (*WRITERS, ENVELOPE, FILES_ENVELOPE):
+        try:
+            (run_dir / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InfrastructureError(f"cannot remove {run_dir / name}: {error.strerror or error}") from error
 
 
 def replace_file(path: Path, content: str | bytes) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -294,5 +295,11 @@ class Engines:
 
 
 def safe_name(text: str) -> str:
-    """``text`` as one path component: what is not a letter, a digit, ``.``, ``_`` or ``-`` becomes ``_``."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".")[:200] or "_"
+    """``text`` as one path component: what is not a letter, a digit, ``.``, ``_`` or ``-`` becomes ``_``.
+
+    A longer one than 200 ends in its digest: cells whose ids begin alike must not share a folder.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".") or "_"
+    if len(name) <= 200:
+        return name
+    return f"{name[:183]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

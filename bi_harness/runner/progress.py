@@ -15,6 +15,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    RunResumed,
     RunStarted,
     UnitFinished,
     UnitStarted,
@@ -42,6 +43,11 @@ class Watcher:
             self._units = len({p.unit for p in running})
             if self._bar is not None:
                 self._task = self._bar.add_task("starting", total=float(self._total))
+        elif isinstance(event, RunResumed):
+            self._finished, self._total = event.kept, event.kept + event.left
+            self._units = event.units
+            self._say(f"resumed: {event.kept} checks keep their results, {event.left} are left")
+            self._advance(float(self._finished))
         elif isinstance(event, UnitStarted):
             self._say(f"unit {self._units_done + 1}/{self._units} {event.unit}")
             self._describe(f"{event.unit}: starting")
@@ -67,12 +73,16 @@ class Watcher:
                 self._say(f"  {event.outcome}: {event.message}", "bold red")
 
     def _say(self, text: str, style: str = "") -> None:
-        printable = "".join(c if c.isprintable() else " " for c in text)
-        self._console.print(printable, style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(_printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _describe(self, text: str) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=text, units=f"units {self._units_done}/{self._units}")
+            # Cut here, for rich looks at all of it each time it draws.
+            self._bar.update(
+                self._task,
+                description=_printable(text[:500]),
+                units=f"units {self._units_done}/{self._units}",
+            )
 
     def _advance(self, completed: float) -> None:
         if self._bar is not None and self._task is not None:
@@ -82,6 +92,11 @@ class Watcher:
                 checks=f"checks {self._finished}/{self._total}",
                 units=f"units {self._units_done}/{self._units}",
             )
+
+
+def _printable(text: str) -> str:
+    # Neither rich's Text nor its bar keeps an escape from the terminal.
+    return "".join(c if c.isprintable() else " " for c in text[:10_000])
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
     """The part of the provenance that is known before an engine starts."""
     package = Path(bi_harness.__file__).resolve().parent
     return {
-        "harness": {"version": bi_harness.__version__, **git_state(package.parent)},
+        "harness": {
+            "version": bi_harness.__version__,
+            **(git_state(package.parent) or installed_state(package)),
+        },
         "digests": {
             **spec.digests,
             "suites": tree_digest(spec.paths.suites),
@@ -66,6 +71,35 @@ def git_state(folder: Path) -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"git_commit": commit, "dirty": dirty}
+
+
+def installed_state(package: Path) -> dict[str, Any]:
+    """Of a wheel that was installed: the digest of its RECORD, and whether files differ from it (``dirty``).
+
+    Empty where ``package`` is of no wheel: then nothing is known of what it should be.
+    """
+    try:
+        wheel = metadata.distribution("bi-harness")
+    except metadata.PackageNotFoundError:
+        return {}
+    record = wheel.read_text("RECORD")
+    listed = {
+        Path(str(wheel.locate_file(file))).resolve(): file.hash.value
+        for file in wheel.files or ()
+        if file.hash is not None and file.hash.mode == "sha256"
+    }
+    if record is None or (package / "__init__.py").resolve() not in listed:
+        return {}
+    there = {path.resolve() for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    theirs = {path for path in listed if path.is_relative_to(package.resolve())}
+    dirty = there != theirs or any(_record_digest(path) != listed[path] for path in theirs)
+    return {"record_sha256": hashlib.sha256(record.encode()).hexdigest(), "dirty": dirty}
+
+
+def _record_digest(path: Path) -> str:
+    """As RECORD has it: URL-safe base64 without padding."""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def tree_digest(folder: Path, *, without: str = "") -> str:

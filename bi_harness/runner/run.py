@@ -8,9 +8,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from typing import Any
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
+from bi_harness.certificate.records import Waiver
 from bi_harness.certificate.statement import EndpointScope, Power, Scope, Statement
 from bi_harness.device.detect import detect
 from bi_harness.device.engine_probe import probe_engine
@@ -25,25 +26,33 @@ from bi_harness.device.facts import HostFacts
 from bi_harness.device.match import match_device
 from bi_harness.engine.config import checkpoint_spec
 from bi_harness.engine.endpoint import endpoint_url
-from bi_harness.errors import NothingToRun, UsageError
+from bi_harness.errors import NothingToRun, SpecError, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Unit
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import Selection, narrowed, select
+from bi_harness.matrix.waivers import unknown_waivers
 from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
+from bi_harness.runner.earlier import Earlier
 from bi_harness.runner.engines import safe_name
+from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
+from bi_harness.spec.operators import Amount
 from bi_harness.spec.types import Profile, Weights
+from bi_harness.spec.waivers import WAIVERS, Waivers
 from bi_harness.workload.plan import plan_workload
 
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
+
+_OF_THE_MOMENT = ("out", "command", "waivers")
+"""Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class RunOptions:
         endpoint: base URL of a running server to certify in place of one that is started.
         control_endpoint: the same for its control.
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
+        waivers: failures that are let be; ``None`` where no file is given.
     """
 
     device: str
@@ -82,6 +92,7 @@ class RunOptions:
     endpoint: str | None = None
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
+    waivers: Waivers | None = None
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -109,6 +120,7 @@ class Prepared:
     device: str
     host: HostFacts
     python: str
+    vllm: str | None
     selection: Selection
     power: tuple[Power, ...] = ()
 
@@ -118,10 +130,13 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
 
     Raises:
         WrongDevice: the host is not the device that was named.
-        UsageError: no engine, a selection or workload that cannot be, or a suite's damaged self-test.
+        UsageError: no engine, a selection or workload that cannot be, a waiver that names nothing in the
+            matrix, or a suite's damaged self-test.
         NothingToRun: the selection leaves nothing.
     """
     options = _at_endpoint(options)
+    if options.waivers is not None and (wrong := unknown_waivers(spec, options.waivers)):
+        raise SpecError("\n".join(wrong))
     host = detect()
     device = match_device(options.device, spec.devices, host)
     kind = spec.devices[device].kind
@@ -157,19 +172,17 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     for unit in selection.plan.units:
         for cell in unit.cells:
             # Raised here rather than from a unit: a mistake in the YAML is no engine's error.
-            plan_workload(
-                spec.models[cell.model],
-                spec.suites[cell.suite],
-                profile=options.profile,
-                seed=options.seed,
-            )
-            model = spec.models[cell.model]
+            model, suite = spec.models[cell.model], spec.suites[cell.suite]
+            if suite.workload == "operators":
+                Amount.of(suite, options.profile)
+            else:
+                plan_workload(model, suite, profile=options.profile, seed=options.seed)
             if checkpoint_spec(model, options.weights, options.layers) is None and model.path is not None:
                 _see_checkpoint(model.id, Path(model.path), spec.paths.models)
     suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)
     # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
     power = known_power(spec, suites) if options.control else ()
-    return Prepared(options, spec, device, host, engine.executable, selection, power)
+    return Prepared(options, spec, device, host, engine.executable, engine.vllm_version, selection, power)
 
 
 def _at_endpoint(options: RunOptions) -> RunOptions:
@@ -208,7 +221,11 @@ def _see_checkpoint(model: str, folder: Path, source: Path) -> None:
 
 
 def execute(
-    run: Prepared, watch: Callable[[Event], None], *, stopped: Callable[[], bool] = lambda: False
+    run: Prepared,
+    watch: Callable[[Event], None],
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    earlier: Earlier | None = None,
 ) -> tuple[Path, Statement]:
     """Run every unit and build the certificate from the journal.
 
@@ -217,6 +234,7 @@ def execute(
         watch: is called with each event after it is in the journal.
         stopped: whether to stop, asked all the time (see ``stop_signals``): the unit at hand and everything
             it started are ended, and the certificate is of a run that was interrupted.
+        earlier: what is there of this run already: the rest is done.
 
     Returns:
         The run's folder and its certificate. The reports are not written yet.
@@ -225,22 +243,49 @@ def execute(
         UsageError: when the folder cannot be made.
         InfrastructureError: when the journal cannot be written.
     """
+    if earlier is not None:
+        if not earlier.complete:
+            _run_units(run, earlier.run_dir, watch, stopped, earlier)
+        return earlier.run_dir, from_journal(earlier.run_dir)
     run_dir = make_run_dir(run.options.out, run.device)
-    work = run_dir / ".work"
-    with Journal(run_dir / JOURNAL, new=True) as journal:
+    _run_units(run, run_dir, watch, stopped, None)
+    return run_dir, from_journal(run_dir)
+
+
+def _run_units(
+    run: Prepared,
+    run_dir: Path,
+    watch: Callable[[Event], None],
+    stopped: Callable[[], bool],
+    earlier: Earlier | None,
+) -> None:
+    checks = run.selection.checks
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(run_dir / JOURNAL, new=earlier is None))
+        if earlier is None:
+            stack.enter_context(
+                held(run_dir / JOURNAL, new=True)
+            )  # ``resuming`` does it for a run that is resumed.
 
         def emit(event: Event) -> None:
             journal.write(event)
             watch(event)
 
-        emit(_run_started(run, run_dir.name))
+        if earlier is None:
+            emit(run_started(run, run_dir.name))
+        else:
+            checks = earlier.left.checks
+            watch(earlier.start)
+            earlier.go_on(emit)
+            shutil.rmtree(run_dir / WORK, ignore_errors=True)  # What it told is in the journal now.
         for unit in run.selection.plan.units:
             if stopped():
                 break
-            run_unit(_task(run, unit, run_dir, work), emit, run.options.environment(), stopped=stopped)
+            if any(cell.id in checks for cell in unit.cells):
+                task = _task(run, unit, checks, run_dir, earlier.attempt if earlier is not None else 1)
+                run_unit(task, emit, run.options.environment(), stopped=stopped)
         emit(RunFinished(time=now(), interrupted=stopped()))
-    shutil.rmtree(work, ignore_errors=True)
-    return run_dir, from_journal(run_dir)
+    shutil.rmtree(run_dir / WORK, ignore_errors=True)
 
 
 def from_journal(run_dir: Path) -> Statement:
@@ -249,7 +294,7 @@ def from_journal(run_dir: Path) -> Statement:
     Raises:
         UsageError: when there is no journal or it is damaged.
     """
-    return build(*read(run_dir / JOURNAL))
+    return build(*read(run_dir / JOURNAL, progress=False))
 
 
 def make_run_dir(out: Path, device: str) -> Path:
@@ -270,7 +315,44 @@ def make_run_dir(out: Path, device: str) -> Path:
     return folder
 
 
-def _run_started(run: Prepared, run_id: str) -> RunStarted:
+def asked(run: Prepared) -> dict[str, Any]:
+    """The options as they were given, in JSON's types, and what they were taken for on this host: what a run
+    that is resumed is made of."""
+    options = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in ((f.name, getattr(run.options, f.name)) for f in fields(RunOptions))
+        if name not in _OF_THE_MOMENT
+    }
+    paths = {name: str(getattr(run.spec.paths, name).absolute()) for name in ("models", "hardware", "suites")}
+    if run.options.waivers is not None:
+        paths["waivers"] = str(run.options.waivers.path.absolute())
+    return {
+        "options": {**options, "device": run.device, "engine_python": run.python},
+        "paths": paths,
+        "vllm": run.vllm,
+    }
+
+
+def options_from(told: Mapping[str, Any], given: RunOptions) -> RunOptions:
+    """The inverse of ``asked``.
+
+    Args:
+        told: by ``asked``.
+        given: has what is of the moment: where to write, the command.
+
+    Raises:
+        UsageError: it is no such thing.
+    """
+    known = {f.name for f in fields(RunOptions)}
+    options: dict[str, Any] = dict(told.get("options", {}))
+    if unknown := options.keys() - known:
+        raise UsageError(f"the journal has options that this bi-harness does not know: {sorted(unknown)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return replace(given, **values)
+
+
+def run_started(run: Prepared, run_id: str) -> RunStarted:
+    """The first event of a run."""
     options, selection = run.options, run.selection
     device = run.spec.devices[run.device]
     return RunStarted(
@@ -308,9 +390,20 @@ def _run_started(run: Prepared, run_id: str) -> RunStarted:
             )
             for planned in selection.plan.cells
         ),
-        provenance=harness_provenance(run.spec, options.command, options.environment()),
+        provenance=_provenance(run),
         power=run.power,
+        waivers=tuple(Waiver(**entry.model_dump()) for entry in options.waivers.entries)
+        if options.waivers is not None
+        else (),
+        asked=asked(run),
     )
+
+
+def _provenance(run: Prepared) -> dict[str, Any]:
+    found = harness_provenance(run.spec, run.options.command, run.options.environment())
+    if (waivers := run.options.waivers) is not None:
+        found["digests"] = {**found["digests"], WAIVERS: waivers.source.digest}
+    return found
 
 
 def weights_of(model: ModelSpec, options: RunOptions) -> str:
@@ -339,11 +432,15 @@ def _host(host: HostFacts) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
-def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
+def _task(
+    run: Prepared, unit: Unit, checks_of: Mapping[str, tuple[str, ...]], run_dir: Path, attempt: int
+) -> UnitTask:
     options, spec = run.options, run.spec
-    folder = work / safe_name(unit.id)
+    folder = unit_folder(run_dir, attempt, unit.id)
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
-    checks = {cell: run.selection.checks[cell.id] for cell in unit.cells}
+    # A cell with nothing left to do stays: engines are as large as all cells of the unit need.
+    checks = {cell: checks_of.get(cell.id, ()) for cell in unit.cells}
+    logs = run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
     # Where both arms do not fit, each takes turns with the other in every check.
     limits = [
         (spec.suites[cell.suite].check(name).starts, spec.suites[cell.suite].timeouts)
@@ -365,7 +462,7 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
             suites=str(spec.paths.suites.absolute()),
             spec_digests=dict(spec.digests),
             folder=str(folder),
-            logs=str(run_dir / "logs"),
+            logs=str(logs),
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
@@ -380,21 +477,37 @@ def _task(run: Prepared, unit: Unit, run_dir: Path, work: Path) -> UnitTask:
     )
 
 
+class StopSignals:
+    """Whether the run was told to stop: call it. ``again``: whether it was told so more than once."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._again = threading.Event()
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._came.is_set()
+
+    def again(self) -> bool:
+        """Whether somebody is in a hurry."""
+        return self._again.is_set()
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """A signal's handler."""
+        (self._again if self._came.is_set() else self._came).set()
+
+
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[StopSignals]:
     """Take Ctrl-C and SIGTERM (what a CI agent sends) as a wish that is asked for, never as an exception.
 
     An exception could come between an event that was read and its place in the journal, or while processes
     are being ended; and a second one, while the first is being dealt with.
     """
-    came = threading.Event()
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        came.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wish = StopSignals()
+    before = {number: signal.signal(number, wish.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield wish
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -63,6 +63,7 @@ CLEAN = {
     "compile_startup": Clean("qwen3-tiny", ("compile",), 5),
     # Two servers a run, and compiled ones take twice as long to start.
     "online": Clean("qwen3-tiny", ("eager",), 3),
+    "ops": Clean("qwen3-tiny", ("eager",), 5),
 }
 """The suites that have planted faults."""
 

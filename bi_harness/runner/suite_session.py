@@ -15,7 +15,8 @@ import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, EngineReady, Event
 from bi_harness.certificate.facts import facts_differ, facts_weakness
-from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, Status
+from bi_harness.certificate.ops import ops_weakness
+from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, OpResult, Status
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
 from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
@@ -29,6 +30,7 @@ from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Client, Driven, Engines, safe_name
 from bi_harness.runner.journal import Journal, now
 from bi_harness.runner.kernel_facts import chosen_kernels, kernels_of
+from bi_harness.runner.op_checks import ArmFound, measure_ops
 from bi_harness.runner.starts import Starts
 from bi_harness.spec.load import EXPECTED, Spec, default_paths, load_spec
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
@@ -46,6 +48,7 @@ class SuiteSession:
         self.engines = Engines(spec, context, journal.write)
         self._references: dict[Driven, References] = {}
         self._plain: dict[tuple[str, str, ArmName], References] = {}
+        self._ops: dict[Cell, dict[ArmName, ArmFound]] = {}
 
     @staticmethod
     def open(options: Namespace) -> SuiteSession:
@@ -138,6 +141,35 @@ class SuiteSession:
         """
         recorder.observe(engine.config.arm, kernels_of(self._spec, cell, engine.effective))
 
+    def observe_ops(self, cell: Cell, path: Path, test: str, recorder: CheckRecorder) -> None:
+        """Have the recorder observe the operators of the check's family, which has its name. The families of
+        all the cell's checks are measured at once, when the first of them asks.
+
+        Raises:
+            HarnessError: the suite's profile is wrong, or something could not be measured.
+        """
+        if cell not in self._ops:
+            (families,) = (s.checks for s in self._context.cells if s.cell == cell)
+            self._ops[cell] = measure_ops(self._spec, self._context, cell, families, self.arms())
+            for found in self._ops[cell].values():
+                if found.effective is not None:
+                    self._journal.write(
+                        EngineReady(time=now(), arm=found.effective, provenance=found.provenance)
+                    )
+        family = self._check(path, test)
+        for arm, found in self._ops[cell].items():
+            log = os.path.relpath(found.log, self._context.run_dir)
+            if (own := found.families.get(family)) is None:
+                recorder.logged(log)
+                raise found.error or EngineError(f"{family} was not measured")
+            recorder.observe(arm, own.facts)
+            if arm == "treatment":
+                recorder.measured(own.ops)
+            if own.errors:
+                recorder.logged(log)
+                more = f" (and {len(own.errors) - 1} more)" if len(own.errors) > 1 else ""
+                raise EngineError(f"the {arm} could not measure {own.errors[0]}{more}")
+
     def starts(self, cell: Cell, path: Path, test: str) -> Starts:
         """For a check that starts engines by itself.
 
@@ -196,6 +228,7 @@ class CheckRecorder:
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
         self._facts: dict[str, tuple[Fact, ...]] = {}
+        self._ops: tuple[OpResult, ...] = ()
         self._status: Status | None = None
         self._reason = ""
         self._error = ""
@@ -314,6 +347,20 @@ class CheckRecorder:
             raise RuntimeError(f"the check observes the {arm} a second time")
         self._facts[arm] = tuple(facts)
 
+    def measured(self, ops: Sequence[OpResult]) -> None:
+        """Take the operators that the treatment's facts are about.
+
+        Raises:
+            RuntimeError: some were taken before, or the check has concluded.
+        """
+        if self._ops or self._status is not None:
+            raise RuntimeError("the check takes operators a second time")
+        self._ops = tuple(ops)
+
+    def logged(self, log: str) -> None:
+        """Name the log that tells more, relative to the run's folder, should the check be an error."""
+        self._log = log
+
     def tell(self, arm: ArmName, facts: Sequence[Fact]) -> None:
         """Add facts for a reader, which are not judged.
 
@@ -362,6 +409,8 @@ class CheckRecorder:
         if self._status is not None:
             raise RuntimeError("the check concludes a second time")
         self._status, self._reason = self._conclusion()
+        if self._status == "skip":
+            pytest.skip(self._reason)
         if self._status != "pass":
             pytest.fail(f"{self._status}: {self._reason}", pytrace=False)
 
@@ -369,6 +418,8 @@ class CheckRecorder:
         treatment, facts = self._evidence.get("treatment"), self._facts.get("treatment", ())
         if reason := facts_differ(facts):
             return "fail", reason
+        if self._ops and all(op.missing for op in self._ops):
+            return "skip", f"this vLLM has none of its operators here: {self._ops[0].missing}"
         status: Status = "pass"
         if treatment is not None:
             status, reason = conclude(
@@ -382,14 +433,18 @@ class CheckRecorder:
         judged = treatment is None or any(fact.judged for fact in facts)
         if status == "pass" and judged and (why := facts_weakness(facts, self._facts.get("control", ()))):
             return "inconclusive", why
+        if status == "pass" and (why := ops_weakness(self._ops, facts, self._facts.get("control", ()))):
+            return "inconclusive", why
         return status, reason
 
     def raised(self, error: BaseException) -> None:
         """Something was raised in set-up, call or tear-down."""
-        if self._status not in (None, "pass") and isinstance(error, pytest.fail.Exception):
+        if self._status not in (None, "pass") and isinstance(
+            error, pytest.fail.Exception | pytest.skip.Exception
+        ):
             return  # conclude() said so itself
         if isinstance(error, EngineError):
-            self._log = self._engines.log()
+            self._log = self._log or self._engines.log()
         self._error = self._error or str(error).strip() or type(error).__name__
 
     def end(self) -> None:
@@ -416,6 +471,7 @@ class CheckRecorder:
                     control=self._evidence.get("control"),
                     facts=self._facts.get("treatment", ()),
                     control_facts=self._facts.get("control", ()),
+                    ops=self._ops,
                     log=self._log,
                     duration_s=round(time.monotonic() - self._began, 3),
                 ),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bi_harness.spec.suggest import did_you_mean, listed
-from bi_harness.spec.yamlsource import Route, YamlSource
+from bi_harness.spec.yamlsource import MAX_PROBLEMS, Route, YamlSource, at_most, shortened
 
 _KEY = "[key]"
 
@@ -37,8 +37,17 @@ def problems(error: ValidationError, source: YamlSource, model: type[BaseModel])
         source: the file.
         model: the model of the whole file.
     """
-    found = [_problem(details, source, model) for details in error.errors(include_url=False)]
-    return [text for _, text in sorted(found, key=lambda item: item[0])]
+    details = error.errors(include_url=False)
+    # Before they are put into words, which takes time: a file can hold ten thousand mistakes.
+    details.sort(key=lambda one: _line(one, source))
+    shown = details[:MAX_PROBLEMS]
+    found = [_problem(one, source, model) for one in shown]
+    return at_most([text for _, text in sorted(found, key=lambda item: item[0])], len(details) - len(shown))
+
+
+def _line(details: ErrorDetails, source: YamlSource) -> int:
+    """About where it is: exact enough to leave out the last ones of very many."""
+    return source.value_at(tuple(step for step in details["loc"] if step != _KEY)).line
 
 
 def block(source: YamlSource, route: Route, what: str, *, key: bool = False) -> str:
@@ -49,7 +58,7 @@ def block(source: YamlSource, route: Route, what: str, *, key: bool = False) -> 
     """
     mark = source.key_at(route) if key else source.value_at(route)
     # A key may hold anything that YAML can escape; no control character of it may reach the terminal.
-    path = ".".join(repr(str(step))[1:-1] for step in route)
+    path = ".".join(shortened(str(step)) for step in route)
     return f"{source.name}:{mark.line}: {path}: {what}" if path else f"{source.name}:{mark.line}: {what}"
 
 
@@ -69,7 +78,7 @@ def _problem(
         at_key = True
         valid = keys_at(model, route[:-1])
         name = str(route[-1])
-        what = f'unknown key "{name}".{did_you_mean(name, valid)} Valid keys: {listed(valid)}'
+        what = f'unknown key "{shortened(name)}".{did_you_mean(name, valid)} Valid keys: {listed(valid)}'
     elif kind == "missing":
         at_key = True
         what = f'required key "{route[-1]}" is missing'
@@ -89,7 +98,7 @@ def _problem(
 
 
 def _plain(details: ErrorDetails) -> str:
-    text = details["msg"].removeprefix("Value error, ")
+    text = details["msg"].removeprefix("Value error, ")[:500]
     text = text.replace("Input should", "must").replace("String should", "must")
     return text[0].lower() + text[1:] if text[:2].istitle() or text[:1].islower() else text
 

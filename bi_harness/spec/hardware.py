@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,7 +93,7 @@ class DeviceSpec(SpecModel):
     title: Text
     kind: Kind
     capability: Capability | None = None
-    match: tuple[Regex, ...] = ()
+    match: Annotated[tuple[Regex, ...], Field(max_length=16)] = ()
     memory_gib: Positive
     gpus: Number = 0
     backends: BackendsSpec

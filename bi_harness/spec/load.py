@@ -161,6 +161,28 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
     )
 
 
+def load_data(path: Path, model: type[_File]) -> _File:
+    """A file of its own, beside the spec (a policy, waivers), checked.
+
+    Raises:
+        SpecError: something is wrong in it; the message has one line for each problem, with file and line.
+    """
+    return load_file(path, model)[0]
+
+
+def load_file(path: Path, model: type[_File]) -> tuple[_File, YamlSource]:
+    """As ``load_data``, with where everything stands in the file.
+
+    Raises:
+        SpecError: see ``load_data``.
+    """
+    wrong: list[str] = []
+    found = _load(path, model, wrong)
+    if found is None or wrong:
+        raise SpecError("\n".join(wrong))
+    return found
+
+
 def _suite_files(folder: Path, wrong: list[str]) -> list[Path]:
     try:
         found = sorted(entry / "suite.yaml" for entry in folder.iterdir() if (entry / "suite.yaml").is_file())

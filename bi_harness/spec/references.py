@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 
 from bi_harness.spec.errors import block
 from bi_harness.spec.hardware import HardwareFile
@@ -11,7 +12,7 @@ from bi_harness.spec.startup import StartupFile
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import KNOWN_SUITES, SuiteSpec
 from bi_harness.spec.types import Conditions
-from bi_harness.spec.yamlsource import Route, YamlSource
+from bi_harness.spec.yamlsource import MAX_PROBLEMS, Route, YamlSource, shortened
 
 
 def dangling(
@@ -19,7 +20,7 @@ def dangling(
     hardware: tuple[HardwareFile, YamlSource],
     suites: Mapping[str, tuple[SuiteSpec, YamlSource]],
 ) -> list[str]:
-    """One block for each reference that leads nowhere or contradicts."""
+    """One block for each reference that leads nowhere or contradicts; of very many the first."""
     check = _References(
         models=list(models[0].models),
         devices=list(hardware[0].devices),
@@ -28,22 +29,26 @@ def dangling(
             {name for device in hardware[0].devices.values() for kind in device.backends for name in kind[1]}
         ),
     )
-    found = [*_of_models(check, *models), *_of_rules(check, *hardware)]
-    for suite, source in suites.values():
-        found += _of_suite(check, suite, source)
-    return [*found, *_of_sharing(suites)]
+    found = chain(
+        _of_models(check, *models),
+        _of_rules(check, *hardware),
+        *(_of_suite(check, suite, source) for suite, source in suites.values()),
+        _of_sharing(suites),
+    )
+    return list(islice(found, MAX_PROBLEMS))
 
 
 def dangling_startup(
     models: tuple[ModelsFile, YamlSource], file: StartupFile, source: YamlSource
 ) -> list[str]:
-    """One block for each model of an ``expected.yaml`` that there is not."""
+    """One block for each model of an ``expected.yaml`` that there is not; of very many the first."""
     check = _References(models=list(models[0].models), devices=[], suites=[], backends=[])
     places = [
         *((("expectations", name, "models"), entry.models) for name, entry in file.expectations.items()),
         *((("exceptions", name, "models"), entry.models) for name, entry in file.exceptions.items()),
     ]
-    return [problem for route, models in places for problem in check.check(source, route, "model", models)]
+    found = chain.from_iterable(check.check(source, route, "model", models) for route, models in places)
+    return list(islice(found, MAX_PROBLEMS))
 
 
 class _References:
@@ -59,7 +64,7 @@ class _References:
         for i, name in enumerate(names or ()):
             if name not in valid:
                 near = did_you_mean(name, valid)
-                what = f'there is no {kind} "{name}".{near} There are: {listed(valid)}'
+                what = f'there is no {kind} "{shortened(name)}".{near} There are: {listed(valid)}'
                 # One name may stand for a list of one; then there is no place of index 0.
                 place = (*route, i) if (*route, i) in source.values else route
                 yield block(source, place, what)

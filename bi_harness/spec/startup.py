@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from pydantic import AfterValidator, Field, WrapValidator, model_validator
+from pydantic import Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bi_harness.spec.types import Flag, Id, Ids, Kind, Range, SpecModel, Text
+from bi_harness.spec.types import Day, Flag, Id, Ids, Kind, Range, SpecModel, Text
 
 NEVER_WARM = (
     "num_aot_compiles",
@@ -39,19 +39,8 @@ def _value(value: Any, _: Any) -> Any:
     )
 
 
-def _date(value: str) -> str:
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-            raise ValueError
-        date.fromisoformat(value)
-    except ValueError:
-        raise ValueError("not a date; write one like 2026-12-31") from None
-    return value
-
-
 Counter = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,79}(\.[a-z][a-z0-9_]{0,79})?$")]
 Count = Annotated[int | str, WrapValidator(_value)]
-Day = Annotated[str, Field(strict=True), AfterValidator(_date)]
 
 
 def meets(found: int, comparison: str, layers: int) -> bool:

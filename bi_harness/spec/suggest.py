@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
 
 _SHOWN = 40
+_COMPARED = 1_000
 
 
 def did_you_mean(wrong: str, valid: Iterable[str]) -> str:
     """`` Did you mean "x"?`` with a space before it, or nothing when no name is near."""
-    names = {name.lower(): name for name in valid}
+    names = {name.lower(): name for name in islice(valid, _COMPARED)}
     near = difflib.get_close_matches(wrong.lower()[:80], names, n=1, cutoff=0.6)
     return f' Did you mean "{names[near[0]]}"?' if near else ""
 

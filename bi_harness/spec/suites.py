@@ -131,6 +131,7 @@ class SuiteSpec(SpecModel):
         modes: the modes it makes sense in.
         data_parallel: whether it makes sense with several data parallel ranks, too.
         interface: how its engines are driven.
+        workload: what its profiles say: which prompts are sent, or how much of each operator is tried.
         checks: its checks, in the order they run.
         timeouts: see there.
         engine_args: arguments of ``vllm.LLM``, over the device's.
@@ -145,6 +146,7 @@ class SuiteSpec(SpecModel):
     modes: Modes = ("eager", "compile")
     data_parallel: Flag = False
     interface: Interface = "library"
+    workload: Literal["prompts", "operators"] = "prompts"
     checks: tuple[CheckSpec, ...] = Field(min_length=1)
     timeouts: TimeoutsSpec
     engine_args: dict[str, Any] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -55,8 +56,20 @@ def _version(value: str) -> str:
 def _regex(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as e:
+    # What Python raises on "((((..." and on "a{9999999999}".
+    except (re.error, RecursionError, OverflowError) as e:
         raise ValueError(f"not a regular expression: {e}") from None
+    return value
+
+
+def _date(value: str) -> str:
+    try:
+        # fromisoformat alone also takes 20261231 and 2026-W53-4.
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            raise ValueError
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("not a date; write one like 2026-12-31") from None
     return value
 
 
@@ -70,9 +83,11 @@ def _as_comparison(value: Any) -> Any:
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is listed twice")
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{str(value)[:80]} is listed twice")
+        seen.add(value)
     return values
 
 
@@ -83,10 +98,13 @@ Size = Annotated[int, Field(strict=True, ge=1)]
 Number = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
-Backend = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Z0-9_]*$")]
-Range = Annotated[str, Field(strict=True), AfterValidator(_specifier)]
-Release = Annotated[str, Field(strict=True), AfterValidator(_version)]
-Regex = Annotated[str, Field(strict=True), AfterValidator(_regex)]
+Day = Annotated[str, Field(strict=True), AfterValidator(_date)]
+"""``"2026-12-31"``."""
+
+Backend = Annotated[str, Field(strict=True, pattern=r"^[A-Z][A-Z0-9_]{0,79}$")]
+Range = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_specifier)]
+Release = Annotated[str, Field(strict=True, max_length=100), AfterValidator(_version)]
+Regex = Annotated[str, Field(strict=True, max_length=200), AfterValidator(_regex)]
 Capability = Annotated[str, Field(strict=True, pattern=r"^\d{1,3}\.\d$")]
 EnvName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Environment = dict[EnvName, Annotated[str, Field(strict=True)]]
@@ -103,7 +121,7 @@ CapabilityComparison = Annotated[str, Field(strict=True, pattern=r"^(<=|>=|==|!=
 
 Ids = Annotated[tuple[Id, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)]
 Backends = Annotated[tuple[Backend, ...], BeforeValidator(_as_list), AfterValidator(_unique)]
-Sizes = Annotated[tuple[Size, ...], AfterValidator(_unique), Field(min_length=1)]
+Sizes = Annotated[tuple[Size, ...], AfterValidator(_unique), Field(min_length=1, max_length=32)]
 Modes = Annotated[tuple[Mode, ...], AfterValidator(_unique), Field(min_length=1)]
 Profiles = Annotated[tuple[Profile, ...], AfterValidator(_unique)]
 

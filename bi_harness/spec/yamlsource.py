@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,18 @@ Route = tuple[Key, ...]
 """A value's place in the document: keys and list indexes from the root."""
 
 MAX_BYTES = 256 * 1024
-MAX_NODES = 20_000
+MAX_NODES = 40_000
+"""Values and keys."""
 MAX_DEPTH = 24
+
+MAX_PROBLEMS = 100
+"""Told of one file; nobody reads more, and their text must not grow with what a hostile file holds."""
+
+MAX_KEY = 400
+"""Characters of a key: it is in the place of everything below it, and so in each problem there."""
+
+MAX_NAME = 80
+"""Characters of a key in a message."""
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -91,13 +103,16 @@ def load_yaml(path: Path, name: str | None = None) -> YamlSource:
         name: how messages call it; its path by default.
 
     Raises:
-        SpecError: the file cannot be read, is not UTF-8, is not YAML, or is refused (too large, too deep, a
-            duplicate key, a tag).
+        SpecError: the file cannot be read or is no regular one, is not UTF-8, is not YAML, or is refused (too
+            large, too deep, a duplicate key, a tag).
     """
     name = name or str(path)
     try:
-        with path.open("rb") as file:
-            # One byte more than allowed tells that there is more, whatever stat says (a pipe, /dev/zero).
+        # Not to wait: a FIFO without a writer would be waited for without end.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SpecError(f"{name}: cannot be read: it is not a regular file")
+            # One byte more than allowed tells that there is more, whatever stat says (/proc).
             raw = file.read(MAX_BYTES + 1)
     except OSError as e:
         raise SpecError(f"{name}: cannot be read: {e.strerror or e}") from e
@@ -127,17 +142,32 @@ def parse_yaml(raw: bytes, name: str) -> YamlSource:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line = mark.line + 1 if mark else 1
-        what = ", ".join(part for part in (e.context, e.problem) if part)
+        what = ", ".join(shortened(part, 200) for part in (e.context, e.problem) if part)
         raise SpecError(f"{name}:{line}: is not valid YAML: {what}") from e
     except (yaml.YAMLError, ValueError, OverflowError) as e:
-        raise SpecError(f"{name}: is not valid YAML: {e}") from e
+        what = shortened(str(e), 200)
+        raise SpecError(f"{name}:{loader.line + 1}: is not valid YAML: {what}") from e
     except RecursionError as e:
-        raise SpecError(f"{name}: is nested too deeply (at most {MAX_DEPTH} levels)") from e
+        where = f"{name}:{loader.line + 1}"
+        raise SpecError(f"{where}: is nested too deeply (at most {MAX_DEPTH} levels)") from e
     finally:
         loader.dispose()
     data = reader.document(node)
     digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
     return YamlSource(name=name, data=data, digest=digest, values=reader.values, keys=reader.keys)
+
+
+def shortened(text: str, limit: int = MAX_NAME) -> str:
+    """A text of a file as a message shows it: one line, without control characters, not at any length."""
+    # repr() keeps control characters of a file out of the terminal.
+    inner = repr(text[:limit])[1:-1]
+    return f"{inner}..." if len(text) > limit else inner
+
+
+def at_most(problems: list[str], more: int = 0) -> list[str]:
+    """The first of a file's problems, and how many more there are; ``more`` were not even put into words."""
+    left = len(problems) - MAX_PROBLEMS + more
+    return [*problems[:MAX_PROBLEMS], f"... and {left:,} more problems"] if left > 0 else problems
 
 
 def _refuse_unprintable(text: str, name: str) -> None:
@@ -170,16 +200,11 @@ class _Reader:
         data = self._value(node, ())
         if self._problems:
             # A problem under an anchor is met once for each alias.
-            raise SpecError("\n".join(dict.fromkeys(self._problems)))
+            raise SpecError("\n".join(at_most(list(dict.fromkeys(self._problems)))))
         return data
 
     def _value(self, node: yaml.Node, route: Route) -> Any:
-        self._nodes += 1
-        if self._nodes > MAX_NODES or len(route) > MAX_DEPTH:
-            limit = (
-                f"levels (at most {MAX_DEPTH})" if len(route) > MAX_DEPTH else f"values (at most {MAX_NODES})"
-            )
-            raise SpecError(f"{_at(self._name, node)}: too many {limit}, aliases counted where they are used")
+        self._count(node, len(route))
         self.values[route] = _mark(node)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -190,19 +215,39 @@ class _Reader:
         self._no_tag(node, "map")
         return self._mapping(node, route)
 
+    def _count(self, node: yaml.Node, depth: int = 0) -> None:
+        """One more value or key.
+
+        Raises:
+            SpecError: it is one too many, or too deep.
+        """
+        self._nodes += 1
+        if self._nodes > MAX_NODES or depth > MAX_DEPTH:
+            limit = (
+                f"levels (at most {MAX_DEPTH})"
+                if depth > MAX_DEPTH
+                else f"values and keys (at most {MAX_NODES})"
+            )
+            raise SpecError(f"{_at(self._name, node)}: too many {limit}, aliases counted where they are used")
+
     def _mapping(self, node: yaml.MappingNode, route: Route) -> dict[str, Any]:
         entries: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merges: list[yaml.Node] = []
         for key, value in node.value:
+            # Keys that end up nowhere count too: an alias can bring them ten thousand times.
+            self._count(key)
             if key.tag == _MERGE:
                 merges.append(value)
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 self._problem(key, "a key must be a plain name")
                 continue
+            if len(key.value) > MAX_KEY:
+                self._problem(key, f'"{shortened(key.value)}": a key of more than {MAX_KEY} characters')
+                continue
             if key.value in entries:
                 first = entries[key.value][0].start_mark.line + 1
-                place = ".".join(map(str, (*route, key.value)))
+                place = ".".join(shortened(str(step)) for step in (*route, key.value))
                 self._problem(key, f"{place}: duplicate key; it is first given at {self._name}:{first}")
                 continue
             entries[key.value] = (key, value)
@@ -273,7 +318,7 @@ class _Reader:
 
     def _no_tag(self, node: yaml.Node, plain: str) -> None:
         if node.tag != _TAG + plain:
-            shown = node.tag.replace(_TAG, "!!")[:60]
+            shown = shortened(node.tag.replace(_TAG, "!!"), 60)
             self._problem(node, f"the tag {shown} is not allowed")
 
     def _problem(self, node: yaml.Node, what: str) -> None:

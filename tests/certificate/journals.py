@@ -15,7 +15,7 @@ from bi_harness.certificate.events import (
     UnitFinished,
     UnitStarted,
 )
-from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence, Status
+from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence, Status, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Scope
 
 UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/eager"
@@ -78,6 +78,19 @@ def result(status: Status = "pass", check: str = "alone", cell: str = CELL, **ch
         base["evidence"] = evidence(2 if status == "fail" else 0)
         base["control"] = evidence(0 if status == "inconclusive" else 3)
     return CheckResult(**{**base, **changes})
+
+
+def waiver(check: str = "alone", cell: str = CELL, **changes: Any) -> Waiver:
+    """In force on the day of ``TIME``, its last."""
+    base = {
+        "cell": cell,
+        "check": check,
+        "reason": "A norm picks its block size by the rows.",
+        "link": "https://example.org/issues/7",
+        "owner": "A. Reviewer",
+        "expires": TIME[:10],
+    }
+    return Waiver(**{**base, **changes})
 
 
 def planned(*checks: str, cell: str = CELL, unit: str = UNIT, **changes: Any) -> PlannedChecks:

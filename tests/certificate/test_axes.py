@@ -92,3 +92,19 @@ def test_the_certificate_has_them_and_its_verdict_follows() -> None:
         told = build(sound(*results, plan=plan), JOURNAL).predicate.bi_harness
         assert told.verdict == wanted
         assert [axis.equal for axis in told.axes] == [digest == A]
+
+
+def test_ten_thousand_checks_take_no_longer_each_than_ten() -> None:
+    import time
+
+    from tests.certificate.journals import result as passed
+
+    many = [
+        passed(check=f"check_{i % 20}", cell=f"h200/model-{i // 80}/B/tp{1 + i // 20 % 4}-dp1/eager/s")
+        for i in range(8_000)
+    ]
+    started = time.process_time()
+    found = across(many)
+    assert time.process_time() - started < 5.0  # it took minutes when it looked for each among all
+    assert len(found) == 6_000
+    assert all(axis.equal for axis in found)

@@ -29,6 +29,7 @@ from tests.certificate.journals import (
     skipped,
     sound,
     started,
+    waiver,
 )
 from tests.certificate.selftests import engine, fault_result, tried
 
@@ -89,9 +90,11 @@ def test_the_same_events_give_the_same_bytes() -> None:
 
 
 def test_names_go_where_generic_tools_look() -> None:
-    told = [result(s, f"is_{s}") for s in ("pass", "fail", "error", "inconclusive", "waived")]  # type: ignore[arg-type]
+    told = [result(s, f"is_{s}") for s in ("pass", "fail", "error", "inconclusive")]  # type: ignore[arg-type]
+    told.append(result("fail", "is_waived"))
     plan = (planned(*(r.check for r in told)), skipped())
-    predicate = built(sound(*told, plan=plan)).predicate
+    events = sound(*told, plan=plan)
+    predicate = built([started(*plan, waivers=(waiver("is_waived"),)), *events[1:]]).predicate
     assert predicate.passedTests == (f"{CELL}::is_pass",)
     assert predicate.failedTests == tuple(f"{CELL}::is_{s}" for s in ("fail", "error", "inconclusive"))
     assert predicate.warnedTests == (f"{CELL}::is_waived",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import uuid
@@ -253,6 +254,107 @@ def test_a_run_that_does_not_certify(standin: Standin, body: str, code: ExitCode
     (path,) = standin.root.glob("out/cpu/*/certificate.json")
     predicate = json.loads(path.read_text())["predicate"]
     assert (predicate["result"], predicate["bi_harness"]["verdict"]) == ("FAILED", verdict)
+
+
+WAIVER = """\
+version: 1
+waivers:
+  - cell: {cell}
+    check: {check}
+    reason: The norm's block size goes by the rows.
+    link: https://example.org/issues/7
+    owner: A. Reviewer
+    expires: {expires}
+"""
+
+
+def waive(standin: Standin, name: str = "waivers.yaml", **changes: str) -> Path:
+    path = standin.root / name
+    values = {"cell": "cpu/tiny/*/eager/core", "check": "two", "expires": "2999-12-31", **changes}
+    path.write_text(WAIVER.format(**values))
+    return path
+
+
+@pytest.mark.parametrize("how", ["beside", "flag", "variable"])
+def test_a_waived_failure(standin: Standin, how: str) -> None:
+    standin.write(one="good(check, workload)", two="bad(check, workload)")
+    path = waive(standin, "waivers.yaml" if how == "beside" else "other.yaml")
+    args = ["--waivers", str(path)] if how == "flag" else []
+    variables = {"BI_HARNESS_WAIVERS": str(path)} if how == "variable" else {}
+    code, out, err = standin.finish("run", "--json", *args, **variables)
+    assert code == ExitCode.CERTIFIED, err
+    predicate = json.loads(out)["certificate"]["predicate"]
+    ours = predicate["bi_harness"]
+    assert (predicate["result"], ours["verdict"]) == ("WARNED", "CERTIFIED")
+    assert predicate["warnedTests"] == ["cpu/tiny/CPU_ATTN/tp1-dp1/eager/core::two"]
+    assert predicate["passedTests"] == ["cpu/tiny/CPU_ATTN/tp1-dp1/eager/core::one"]
+    (two,) = [c for c in ours["checks"] if c["check"] == "two" and c["status"] != "skip"]
+    assert (two["status"], two["waiver"]["owner"], two["waiver"]["expires"]) == (
+        *("waived", "A. Reviewer"),
+        "2999-12-31",
+    )
+    assert two["evidence"]["differing_prompts"] == 4
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert ours["provenance"]["digests"]["waivers.yaml"] == digest
+    assert "waivers.yaml" in [item["name"] for item in predicate["configuration"]]
+    assert "CERTIFIED, 1 check waived: not passed" in err
+    assert "Owner: A. Reviewer" in err
+    (run,) = standin.root.glob("out/cpu/*")
+    before = {name.name: name.read_bytes() for name in run.iterdir() if name.is_file()}
+    path.unlink()
+    assert standin.finish("report", str(run))[0] == ExitCode.CERTIFIED, "from the journal alone"
+    assert {name.name: name.read_bytes() for name in run.iterdir() if name.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "said"),
+    [
+        ({"expires": "2026-01-01"}, "expired", "1 of 2 checks failed: bits depend on the batch"),
+        ({"check": "one", "expires": "2999-01-01"}, "stale", "1 of 2 checks failed"),
+    ],
+)
+def test_a_waiver_that_does_not_hold(
+    standin: Standin, changes: dict[str, str], state: str, said: str
+) -> None:
+    standin.write(one="good(check, workload)", two="bad(check, workload)")
+    waive(standin, **changes)
+    code, out, err = standin.finish("run", "--json")
+    assert code == ExitCode.NOT_CERTIFIED, err
+    ours = json.loads(out)["certificate"]["predicate"]["bi_harness"]
+    assert [use["state"] for use in ours["waivers"]] == [state]
+    assert said in ours["why"]
+    assert state in err
+
+
+def test_a_stale_waiver_alone_fails_a_run(standin: Standin) -> None:
+    waive(standin, check="one")
+    code, out, err = standin.finish("run", "--json")
+    assert code == ExitCode.NOT_CERTIFIED, err
+    ours = json.loads(out)["certificate"]["predicate"]["bi_harness"]
+    assert "is stale, since it passed on cpu/tiny/CPU_ATTN/tp1-dp1/eager/core" in ours["why"]
+    assert ours["totals"]["failed"] == 0
+
+
+def test_a_waiver_of_what_is_not_selected_is_no_matter(standin: Standin) -> None:
+    standin.write(one="good(check, workload)", two="bad(check, workload)")
+    waive(standin)
+    code, out, err = standin.finish("run", "--json", "-k", "one")
+    assert code == ExitCode.CERTIFIED, err
+    predicate = json.loads(out)["certificate"]["predicate"]
+    assert predicate["result"] == "PASSED"
+    assert [use["state"] for use in predicate["bi_harness"]["waivers"]] == ["not_in_run"]
+
+
+def test_mistakes_in_the_waivers(standin: Standin, capsys: pytest.CaptureFixture[str]) -> None:
+    for changes, *said in (
+        ({"check": "tow"}, "waivers.yaml:4: waivers.0.check: no suite has a check", 'Did you mean "two"?'),
+        ({"cell": "h100/*"}, "waivers.yaml:3: waivers.0.cell:", "matches no cell of any device"),
+        ({"expires": "soon"}, "waivers.yaml:8: waivers.0.expires: not a date"),
+    ):
+        standin.write(one="good(check, workload)", two="bad(check, workload)")
+        waive(standin, **changes)  # type: ignore[arg-type]
+        refused(standin, [], ExitCode.USAGE, capsys, *said)
+    refused(standin, ["--waivers", "/nowhere/w.yaml"], ExitCode.USAGE, capsys, "w.yaml: cannot be read")
 
 
 def test_k_runs_what_it_names_and_says_so(standin: Standin) -> None:

@@ -14,7 +14,7 @@ from bi_harness.device import doctor
 from bi_harness.device.detect import GpuUser
 from bi_harness.device.doctor import Finding, examine
 from bi_harness.device.engine_probe import EngineFacts, probe_engine
-from bi_harness.errors import SpecError, UsageError
+from bi_harness.errors import InfrastructureError, SpecError, UsageError
 
 from .conftest import Device, make_gpu, make_host
 
@@ -229,6 +229,15 @@ def test_probe_of_no_interpreter(tmp_path: Path) -> None:
         probe_engine(str(tmp_path / "python"))
     with pytest.raises(UsageError, match="does not answer"):
         probe_engine("/bin/true")
+
+
+def test_an_engine_that_is_killed_while_it_is_asked(tmp_path: Path) -> None:
+    """Nothing is wrong with the interpreter that was named: another try is right."""
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    with pytest.raises(InfrastructureError, match="was killed by signal 9"):
+        probe_engine(str(killed))
 
 
 # --- all together

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bi_harness.certificate.sign import new_key
 from tests.e2e.real import Harness, Ran, engine_python
 
 
@@ -31,5 +32,7 @@ def again(harness: Harness, smoke: Ran) -> Ran:
 
 @pytest.fixture(scope="session")
 def small(harness: Harness) -> Ran:
-    """A small eager run in float32."""
-    return harness.run(*harness.spec("small"), "--mode", "eager", "--model", "qwen3-tiny-fp32")
+    """A small eager run in float32, signed with ``key.pem`` of the harness's folder."""
+    new_key(harness.root / "key.pem")
+    signed = ["--sign-key", str(harness.root / "key.pem")]
+    return harness.run(*harness.spec("small"), "--mode", "eager", "--model", "qwen3-tiny-fp32", *signed)

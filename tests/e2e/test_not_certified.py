@@ -146,13 +146,20 @@ def test_no_engine_outlives_its_run(harness: Harness, number: int) -> None:
     mark = uuid.uuid4().hex
     out = harness.root / mark
     spec = harness.spec(f"killed-{number}")
-    process = harness.start("run", *spec, "--mode", "eager", mark=mark, out=out)
+    only = ("--mode", "eager", "--model", "qwen3-tiny-fp32")
+    process = harness.start("run", *spec, *only, mark=mark, out=out)
     wait_for(lambda: sum("engine.worker" in p for p in of_run(mark, out)) >= 2, 60, "two engines")
     time.sleep(6)  # in the middle of their start, where vLLM has the process
     process.send_signal(number)
     if number == signal.SIGKILL:
         process.communicate(timeout=30)
         wait_for(lambda: not of_run(mark, out), 5, "all processes gone")
+        # What it did not come to is done when it is resumed; tests/survival/ has more.
+        (folder,) = out.glob("cpu/*")
+        again = harness.start("run", "--resume", str(folder), mark=mark, out=out)
+        _, err = again.communicate(timeout=300)
+        assert again.returncode == ExitCode.CERTIFIED, err
+        assert of_run(mark, out) == ()
     else:
         _, err = process.communicate(timeout=30)
         assert process.returncode == ExitCode.INTERRUPTED, err

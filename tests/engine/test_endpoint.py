@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -180,3 +183,48 @@ def test_nobody_there(running: Running) -> None:
         running.client("http://127.0.0.1:9").wait_ready(30)
     with pytest.raises(EngineError, match="not asked who it is"):
         running.client("http://127.0.0.1:9").generate(requests(), [[0], [1, 2]], timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 200_000,
+        b'{"data": [{"id": "\x1b[31m"}]}',
+        b'{"data": [{"id": "' + b"A" * 1_000_000 + b'"}]}',
+        b'{"data": [{"id": 5}]}',
+        b'{"data": [{"id": "a"}, {"id": "b"}]}',
+        b'{"data": 3}',
+        b'{"data": [1]}',
+        b"[]",
+        b"\xff",
+        b" " * (17 * 1024 * 1024),
+    ],
+    ids=["deep", "escape", "long", "number", "two", "no list", "no model", "no object", "bytes", "endless"],
+)
+def test_a_server_that_answers_with_anything(tmp_path: Path, answer: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(answer)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        client = EndpointClient(server_config(), url, tmp_path / "log", {})
+        try:
+            with pytest.raises(EngineStartError) as caught:
+                client.wait_ready(10)
+        finally:
+            server.shutdown()
+    assert len(str(caught.value)) < 5_000
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_metric_without_end_is_none() -> None:
+    with pytest.raises(ValueError, match="no number"):
+        metrics("vllm:num_requests_running 1e999\n")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
 """Distributions whose module goes by another name."""
 
-AHEAD = {"filelock", "pandas"}
+AHEAD = {"pandas"}
 """Declared for what is being written; drop from both what stays unused."""
 
 BROUGHT = {"pydantic_core"}

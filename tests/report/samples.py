@@ -14,6 +14,7 @@ from bi_harness.certificate.records import (
     Fact,
     Status,
     Verdict,
+    Waiver,
 )
 from bi_harness.certificate.statement import (
     EffectiveArm,
@@ -23,7 +24,9 @@ from bi_harness.certificate.statement import (
     Scope,
     Statement,
     Totals,
+    WaiverUse,
 )
+from bi_harness.certificate.verdict import predicate_result
 
 SUITE = "batch_invariance"
 CHECKS = ("bs1_vs_bsN", "needle", "ragged_chunked_prefill", "decode_vs_prefill", "arrival_order")
@@ -81,6 +84,18 @@ def evidence(seed: str, differing: int = 0, prompts: int = 32, steps: int = 512)
     )
 
 
+def waiver(cell: str, name: str, **changes: Any) -> Waiver:
+    base = {
+        "cell": cell,
+        "check": name,
+        "reason": "RMSNorm block size, fixed upstream.",
+        "link": "https://example.org/pull/7",
+        "owner": "A. Reviewer",
+        "expires": "2026-03-01",
+    }
+    return Waiver(**{**base, **changes})
+
+
 def check(cell: str, name: str, status: Status = "pass", **changes: Any) -> CheckResult:
     differing = 8 if status in ("fail", "waived") else 0
     seed = f"{cell} {name}"
@@ -98,7 +113,10 @@ def check(cell: str, name: str, status: Status = "pass", **changes: Any) -> Chec
             "rule": "eagle-dp-eager-below-sm90",
             "duration_s": None,
         },
-        "waived": {"reason": "Waived until 2026-03-01 by A. Reviewer: RMSNorm block size, fixed upstream."},
+        "waived": {
+            "reason": "8 of 32 prompts differ between batch size 1 and 32.",
+            "waiver": waiver(cell, name) if status == "waived" else None,
+        },
     }
     return CheckResult(**{**base, **reasons[status], **changes})
 
@@ -140,7 +158,7 @@ def statement(verdict: Verdict, checks: tuple[CheckResult, ...], **changes: Any)
             ),
         ),
         predicate=Predicate(
-            result="PASSED" if verdict == "CERTIFIED" else "FAILED",
+            result=predicate_result(verdict, checks),
             configuration=(
                 ResourceDescriptor(name="models.yaml", digest={"sha256": digest("models")[7:]}),
                 ResourceDescriptor(name="hardware.yaml", digest={"sha256": digest("hardware")[7:]}),
@@ -316,6 +334,38 @@ def mixed() -> Statement:
             seed=1,
         ),
         effective=effective("h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/eager"),
+        waivers=(
+            WaiverUse(waiver=waiver(eager, "bs1_vs_bsN"), state="in_force", checks=(f"{eager}::bs1_vs_bsN",)),
+            WaiverUse(waiver=waiver("b200/*", "needle"), state="not_in_run"),
+        ),
+    )
+
+
+def waived_h200() -> Statement:
+    """Certified but for one failure, which is waived; another waiver is of other devices."""
+    unit = f"h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/compile/{SUITE}"
+    return statement(
+        "CERTIFIED",
+        (check(unit, "bs1_vs_bsN"), check(unit, "sampling", "waived")),
+        waivers=(
+            WaiverUse(waiver=waiver(unit, "sampling"), state="in_force", checks=(f"{unit}::sampling",)),
+            WaiverUse(waiver=waiver("b200/*", "needle"), state="not_in_run"),
+        ),
+    )
+
+
+def stale_h200() -> Statement:
+    """Nothing failed, but one waiver has expired, one is not needed, and one is of a check that erred."""
+    unit = f"h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/compile/{SUITE}"
+    old = {"expires": "2025-12-31"}
+    return statement(
+        "NOT_CERTIFIED",
+        (check(unit, "bs1_vs_bsN"), check(unit, "needle"), check(unit, "sampling", "error")),
+        waivers=(
+            WaiverUse(waiver=waiver(unit, "sampling"), state="no_answer", checks=(f"{unit}::sampling",)),
+            WaiverUse(waiver=waiver("h200/*", "bs1_vs_bsN"), state="stale", checks=(f"{unit}::bs1_vs_bsN",)),
+            WaiverUse(waiver=waiver(unit, "needle", **old), state="expired", checks=(f"{unit}::needle",)),
+        ),
     )
 
 
@@ -393,6 +443,8 @@ ALL = {
     "certified_cpu": certified_cpu,
     "failing_h200": failing_h200,
     "mixed": mixed,
+    "waived_h200": waived_h200,
+    "stale_h200": stale_h200,
     "startup_cpu": startup_cpu,
     "hostile": hostile,
     "empty": empty,

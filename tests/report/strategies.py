@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence
-from bi_harness.certificate.statement import Scope, Statement, Totals
+from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence, Waiver
+from bi_harness.certificate.statement import Scope, Statement, Totals, WaiverUse
 
 from . import samples
 
@@ -92,6 +92,21 @@ evidences = st.builds(
     upper95=st.floats(0, 1),
     batches=st.lists(arms, max_size=2).map(tuple),
 )
+waivers = st.builds(
+    Waiver,
+    cell=names,
+    check=texts,
+    reason=texts,
+    link=texts,
+    owner=texts,
+    expires=st.dates().map(str),
+)
+uses = st.builds(
+    WaiverUse,
+    waiver=waivers,
+    state=st.sampled_from(["in_force", "expired", "stale", "no_answer", "not_in_run"]),
+    checks=st.lists(texts, max_size=2).map(tuple),
+)
 checks = st.builds(
     CheckResult,
     cell=names,
@@ -103,6 +118,7 @@ checks = st.builds(
     rule=st.one_of(st.none(), texts),
     log=st.one_of(st.none(), texts),
     duration_s=st.one_of(st.none(), floats),
+    waiver=st.one_of(st.none(), waivers),
 )
 scopes = st.builds(
     Scope,
@@ -139,4 +155,5 @@ def statements(draw: st.DrawFn) -> Statement:
         totals=draw(st.sampled_from([samples.totals(listed), Totals(passed=99)])),
         effective=effective,
         provenance=draw(objects),
+        waivers=tuple(draw(st.lists(uses, max_size=2))),
     )

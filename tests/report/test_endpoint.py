@@ -37,6 +37,8 @@ def at(url: str = URL, control: str | None = None, name: str = "certified_cpu") 
 def test_every_report_has_it_in_the_verdict_line(name: str) -> None:
     statement = at(name=name)
     words = facts.VERDICT_WORDS[statement.predicate.bi_harness.verdict]
+    if name == "mixed":
+        words += ", 1 check waived: not passed"
     assert facts.verdict_line(statement) == f"{words} {LINE}"
     assert f"<h1>{words} {LINE}</h1>" in render_html(statement)
     heading = render_markdown(statement).splitlines()[0]

@@ -144,3 +144,9 @@ def test_a_tree_is_bounded_in_depth_and_width() -> None:
         deep = {"k": [deep]}
     assert len(list(leaves(entries(deep)))) == 1
     assert len(entries(dict.fromkeys(range(10_000), 1))) == 401
+
+
+@pytest.mark.parametrize("plain", ["", " ", "a", " a ", "a  b", "  a   b  ", "a b", "x" * 399])
+def test_the_short_way_for_plain_text_gives_the_same(plain: str) -> None:
+    # A non-breaking space takes the long way, and reads as a space at the end: as none.
+    assert text.clean(plain) == text.clean(f"{plain}\u00a0")

@@ -9,6 +9,7 @@ import pytest
 from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
+from bi_harness.report.parquet import render_parquet
 from bi_harness.runner.run import from_journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,3 +42,4 @@ def test_a_kept_run_follows_from_its_journal(run: str, verdict: str) -> None:
     assert render_html(statement) == (folder / "certificate.html").read_text(encoding="utf-8")
     assert render_markdown(statement) == (folder / "certificate.md").read_text(encoding="utf-8")
     assert render_junit(statement) == (folder / "junit.xml").read_bytes()
+    assert render_parquet(statement) == (folder / "cells.parquet").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -499,7 +500,7 @@ def test_the_engine_holds_the_workload_of_all_suites_that_share_it(files: Files,
         ("...", "_"),
         ("", "_"),
         ("é" * 3, "_"),
-        ("a" * 999, "a" * 200),
+        ("a" * 999, f"{'a' * 183}-{hashlib.sha256(b'a' * 999).hexdigest()[:16]}"),
     ],
 )
 def test_a_name_is_one_harmless_component_of_a_path(text: str, name: str) -> None:

@@ -176,3 +176,38 @@ def test_the_time_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TZ", "Asia/Tokyo")
     assert len(now()) == len("2026-01-14T09:15:00.000Z")
     assert now().endswith("Z")
+
+
+def test_a_sign_of_life_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    with Journal(tmp_path / JOURNAL, new=True) as journal:
+        for done in range(5):
+            journal.write(CheckProgress(time=TIME, cell="c", check="k", arm="treatment", done=done, of=5))
+        assert synced == []
+        journal.write(CheckFinished(time=TIME, result=result()))
+        assert len(synced) == 1
+        journal.write(end())
+        assert len(synced) == 2
+    assert len(read(tmp_path / JOURNAL)[0]) == 7
+
+
+def test_a_line_and_a_journal_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / JOURNAL, *sound())
+    monkeypatch.setattr("bi_harness.runner.journal.MAX_LINE", 300)
+    with pytest.raises(UsageError, match=rf"^{JOURNAL}:1: not an event of a journal: longer than"):
+        read(path)
+    monkeypatch.setattr("bi_harness.runner.journal.MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(UsageError, match=r"cannot read the journal .*larger than"):
+        read(path)
+
+
+def test_signs_of_life_can_be_left_out_but_not_where_they_must_not_be(tmp_path: Path) -> None:
+    life = CheckProgress(time=TIME, cell="c", check="k", arm="treatment", done=1, of=2)
+    events_ = sound()
+    path = write(tmp_path / JOURNAL, *events_[:2], life, *events_[2:], life)
+    got, digest = read(path, progress=False)
+    assert got == [*events_, life]
+    assert digest == read(path)[1]
+    path.unlink()
+    assert read(write(path, life, *events_), progress=False)[0][0] == life

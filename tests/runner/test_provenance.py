@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from bi_harness import __version__
 from bi_harness.runner.caches import model_cache
-from bi_harness.runner.provenance import git_state, harness_provenance, tree_digest
+from bi_harness.runner.provenance import git_state, harness_provenance, installed_state, tree_digest
 from tests.spec.small import Files
 
 
@@ -60,6 +63,51 @@ def test_a_broken_checkout_or_no_git(checkout: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     (checkout / ".git" / "HEAD").write_text("nonsense")
     assert git_state(checkout) == {}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """bi-harness as pip leaves it: a package, and the RECORD of its wheel."""
+    package, info = tmp_path / "bi_harness", tmp_path / "bi_harness-9.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bi-harness\nVersion: 9\n")
+    lines = []
+    for name, text in (("__init__.py", ""), ("a.py", "a = 1\n")):
+        (package / name).write_text(text)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        lines.append(f"bi_harness/{name},sha256={digest},{len(text)}\n")
+    lines += ["bi_harness/__pycache__/a.pyc,,\n", "bi_harness-9.dist-info/RECORD,,\n"]
+    (info / "RECORD").write_text("".join(lines))
+    monkeypatch.setattr(
+        "bi_harness.runner.provenance.metadata.distribution", lambda name: metadata.PathDistribution(info)
+    )
+    return package
+
+
+def test_the_state_of_a_wheel(installed: Path) -> None:
+    record = (installed.parent / "bi_harness-9.dist-info" / "RECORD").read_bytes()
+    clean = {"record_sha256": hashlib.sha256(record).hexdigest(), "dirty": False}
+    assert installed_state(installed) == clean
+    (installed / "__pycache__").mkdir()
+    (installed / "__pycache__" / "a.pyc").write_text("x")
+    assert installed_state(installed) == clean
+    for name, text in (("a.py", "a = 2\n"), ("new.py", "")):
+        before = (installed / name).read_text() if (installed / name).exists() else None
+        (installed / name).write_text(text)
+        assert installed_state(installed)["dirty"] is True
+        if before is None:
+            (installed / name).unlink()
+        else:
+            (installed / name).write_text(before)
+    assert installed_state(installed) == clean
+    (installed / "a.py").unlink()
+    assert installed_state(installed)["dirty"] is True
+
+
+def test_of_no_wheel_nothing_is_known(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    assert installed_state(tmp_path / "elsewhere") == {}, "editable, or a copy beside the installed one"
 
 
 def test_the_digest_of_a_tree(tmp_path: Path) -> None:

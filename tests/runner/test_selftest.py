@@ -147,8 +147,8 @@ def test_each_suite_has_its_own_faults_models_and_modes() -> None:
     made = list(_runs(replace(options(), suite="eagle_dp", faults=faults, clean=2)))
     assert {(r.suite, r.model, r.mode) for r in made} == {("eagle_dp", "llama-eagle-tiny", "eager")}
     assert [r.only for r in made] == ["tp1-dp1", "tp1-dp2", "tp2-dp1", None, None]
-    with pytest.raises(UsageError, match='"ops" has no planted faults'):
-        chosen("ops", None)
+    with pytest.raises(UsageError, match='"none" has no planted faults'):
+        chosen("none", None)
     with pytest.raises(UsageError, match='there is no fault "norm-256"'):
         chosen("eagle_dp", ["norm-256"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -134,10 +135,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             load_yaml(path)
 
 
-def test_a_file_without_end_is_refused() -> None:
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for path, what in (
+        (Path("/dev/zero"), "not a regular file"),
+        (tmp_path / "fifo.yaml", "not a regular file"),
+        (tmp_path / "loop.yaml", "symbolic links"),
+    ):
+        with pytest.raises(SpecError, match=f"cannot be read: .*{what}"):
+            load_yaml(path)
+    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(SpecError, match="larger than"):
-        load_yaml(Path("/dev/zero"))
-    assert MAX_BYTES < 2**20
+        load_yaml(tmp_path / "large.yaml")
 
 
 def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""What a run that is resumed keeps, and what it has to do again. Pure.
+
+A result that says something about the bits (``pass``, ``fail``, ``inconclusive``) stands: a resumed run is no
+second chance. A check without a result, or with one that says nothing (``error``), runs again, and the
+certificate lists what was there before. A unit that crashed or hung after its last check has no pass to be
+believed: its passes run again, its failures stand. One that was cut off, its results on disk, is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bi_harness.certificate.events import RunStarted, UnitFinished
+from bi_harness.certificate.records import CheckResult, Status
+from bi_harness.certificate.statement import EffectiveArm, Reopened
+
+Key = tuple[str, str]
+"""Cell and check."""
+
+FINAL: Final[frozenset[Status]] = frozenset({"pass", "fail", "inconclusive", "waived"})
+"""What is never run again (but for the passes of a unit that ended badly by itself)."""
+
+_OWN_END: Final = ("crashed", "timed_out")
+"""How a unit ends badly by itself; cut off, it was by something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left of a plan.
+
+    Attributes:
+        reopened: the checks to run, in plan order, with what was there before.
+        kept: how many checks keep their results.
+        done: the units that have nothing left to run.
+        units: how many units have something left.
+    """
+
+    reopened: tuple[Reopened, ...]
+    kept: int
+    done: frozenset[str]
+    units: int
+
+    @property
+    def checks(self) -> dict[str, tuple[str, ...]]:
+        """The checks to run of each cell that has some."""
+        found: dict[str, tuple[str, ...]] = {}
+        for one in self.reopened:
+            found[one.cell] = (*found.get(one.cell, ()), one.check)
+        return found
+
+
+def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[str, UnitFinished]) -> Left:
+    """What is left to do.
+
+    Args:
+        start: the plan.
+        results: of the run up to now.
+        units: those that ended, by id.
+    """
+    of_unit: dict[str, list[Key]] = {}
+    for planned in start.plan:
+        if planned.rule is None:
+            of_unit.setdefault(planned.unit, []).extend((planned.cell, check) for check in planned.checks)
+    again: set[Key] = set()
+    for unit, keys in of_unit.items():
+        unsettled = {key for key in keys if key not in results or results[key].status not in FINAL}
+        ended = units.get(unit)
+        if not unsettled and ended is not None and ended.outcome in _OWN_END:
+            unsettled = {key for key in keys if results[key].status == "pass"}
+        again |= unsettled
+    order = [
+        key for planned in start.plan if planned.rule is None for key in _keys(planned.cell, planned.checks)
+    ]
+    unit_of = {key: unit for unit, keys in of_unit.items() for key in keys}
+    return Left(
+        reopened=tuple(
+            _reopened(key, results.get(key), units.get(unit_of[key])) for key in order if key in again
+        ),
+        kept=sum(key not in again for key in order),
+        done=frozenset(unit for unit, keys in of_unit.items() if not again & set(keys)),
+        units=sum(bool(again & set(keys)) for keys in of_unit.values()),
+    )
+
+
+def current(arms: Sequence[tuple[int, EffectiveArm]], units: Sequence[str]) -> tuple[EffectiveArm, ...]:
+    """What the engines of a run said, as an undisturbed run would tell it.
+
+    Args:
+        arms: each with the number of its attempt, in the order of the journal.
+        units: the plan's, in order.
+
+    Returns:
+        All arms of a run of one attempt. Of several, without those of earlier attempts that a later one had
+        again, the same in everything but the time that the start took; in the order of the plan.
+    """
+    if len({attempt for attempt, _ in arms}) < 2:
+        return tuple(arm for _, arm in arms)
+    seen: dict[str, int] = {}
+    for attempt, arm in arms:
+        seen[_what(arm)] = attempt  # the last one
+    last = [arm for attempt, arm in arms if seen[_what(arm)] == attempt]
+    rank = {unit: number for number, unit in enumerate(units)}
+
+    def place(arm: EffectiveArm) -> int:
+        # Engines of a suite that shares none are named by their cell.
+        return rank.get(arm.unit, rank.get(arm.unit.rpartition("/")[0], len(rank)))
+
+    return tuple(sorted(last, key=place))
+
+
+def _what(arm: EffectiveArm) -> str:
+    return arm.model_copy(update={"start_s": 0.0}).model_dump_json()
+
+
+def _keys(cell: str, checks: Sequence[str]) -> list[Key]:
+    return [(cell, check) for check in checks]
+
+
+def _reopened(key: Key, before: CheckResult | None, unit: UnitFinished | None) -> Reopened:
+    what_of_unit = unit.message if unit is not None else ""
+    if before is None:
+        return Reopened(
+            cell=key[0],
+            check=key[1],
+            status="none",
+            reason=what_of_unit or "the run was cut off before its end",
+        )
+    status = before.status
+    assert status in ("error", "skip", "pass")
+    return Reopened(
+        cell=key[0],
+        check=key[1],
+        status=status,
+        reason=f"its unit did not end well: {what_of_unit}" if status == "pass" else before.reason,
+    )

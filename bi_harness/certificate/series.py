@@ -1,0 +1,182 @@
+"""Where in a series of certificates a check went bad. Pure.
+
+A check is good in a certificate when it passed there, and bad when it failed, waived or not. Everything else
+(an error, nothing concluded, a skip, not there at all, a fault planted on purpose) is unknown: never good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from bi_harness.certificate.diff import ValueChange, environment_changes, vllm_of
+from bi_harness.certificate.records import Count, Record, Status, Verdict
+from bi_harness.certificate.statement import Statement, planted_faults
+from bi_harness.errors import UsageError
+
+Standing = Literal["good", "bad", "unknown"]
+
+_WORST: Final[tuple[Status, ...]] = ("fail", "waived", "error", "inconclusive", "skip", "pass")
+
+
+class Entry(Record):
+    """One certificate of the series.
+
+    Attributes:
+        name: what the reader calls it.
+        ended: when its run ended; when it began, where it was cut off.
+        planted: whether a fault was planted in its engines: it tells nothing of vLLM.
+    """
+
+    name: str
+    run_id: str
+    device: str
+    vllm: str
+    verdict: Verdict
+    result: str
+    ended: str
+    planted: bool = False
+
+
+class Track(Record):
+    """One check over the series.
+
+    Attributes:
+        standings: one for each certificate, in order.
+        statuses: the same in the certificates' words; ``None`` where the check is not there.
+        last_good: the certificate in which it last passed before it went bad; ``None`` where it never did.
+        first_bad: the first in which it was bad after that; ``None`` where it was good when last known.
+        between: certificates of its device between these two, in which nothing is known of it.
+    """
+
+    cell: str
+    check: str
+    standings: tuple[Standing, ...]
+    statuses: tuple[Status | None, ...]
+    last_good: Count | None
+    first_bad: Count | None
+    between: Count = 0
+
+
+class Step(Record):
+    """What else changed between a last good and a first bad certificate; for all checks that share them."""
+
+    last_good: Count
+    first_bad: Count
+    environment: tuple[ValueChange, ...]
+
+
+class Series(Record):
+    """The whole.
+
+    Attributes:
+        entries: by the time at which the runs ended.
+        tracks: every check, by cell and name.
+        steps: for each pair of certificates that a track names.
+    """
+
+    entries: tuple[Entry, ...]
+    tracks: tuple[Track, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def bad(self) -> tuple[Track, ...]:
+        """The checks that are bad where they were last known."""
+        return tuple(track for track in self.tracks if track.first_bad is not None)
+
+
+def series_of(certificates: Sequence[tuple[str, Statement]]) -> Series:
+    """The series, whatever the order in which the certificates are given.
+
+    Raises:
+        UsageError: one does not tell when its run ended.
+    """
+    ordered = sorted(
+        certificates, key=lambda item: (_ended(*item)[0], item[1].predicate.bi_harness.run_id, item[0])
+    )
+    entries = tuple(_entry(name, statement) for name, statement in ordered)
+    known = [{} if entry.planted else _statuses(s) for entry, (_, s) in zip(entries, ordered, strict=True)]
+    keys = sorted({key for statuses in known for key in statuses})
+    tracks = tuple(
+        _track(cell, check, [k.get((cell, check)) for k in known], entries) for cell, check in keys
+    )
+    pairs = sorted(
+        {
+            (track.last_good, track.first_bad)
+            for track in tracks
+            if track.last_good is not None and track.first_bad is not None
+        }
+    )
+    return Series(
+        entries=entries,
+        tracks=tracks,
+        steps=tuple(
+            Step(last_good=a, first_bad=b, environment=environment_changes(ordered[a][1], ordered[b][1]))
+            for a, b in pairs
+        ),
+    )
+
+
+def _ended(name: str, statement: Statement) -> tuple[datetime, str]:
+    result = statement.predicate.bi_harness
+    told = result.finished or result.started
+    try:
+        moment = datetime.fromisoformat(told)
+        return (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)), told
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{name}: it does not tell when its run ended, so it has no place in a series"
+        ) from None
+
+
+def _entry(name: str, statement: Statement) -> Entry:
+    result = statement.predicate.bi_harness
+    device = result.device.get("id")
+    return Entry(
+        name=name,
+        run_id=result.run_id,
+        device=device if isinstance(device, str) else "",
+        vllm=vllm_of(statement),
+        verdict=result.verdict,
+        result=statement.predicate.result,
+        ended=_ended(name, statement)[1],
+        planted=bool(planted_faults(result.effective)),
+    )
+
+
+def _statuses(statement: Statement) -> dict[tuple[str, str], Status]:
+    found: dict[tuple[str, str], Status] = {}
+    for check in statement.predicate.bi_harness.checks:
+        key = (check.cell, check.check)
+        # Of two results the worse: a certificate of bi-harness has one.
+        found[key] = min(found.get(key, "pass"), check.status, key=_WORST.index)
+    return found
+
+
+def _standing(status: Status | None) -> Standing:
+    if status == "pass":
+        return "good"
+    return "bad" if status in ("fail", "waived") else "unknown"
+
+
+def _track(cell: str, check: str, statuses: Sequence[Status | None], entries: Sequence[Entry]) -> Track:
+    standings = tuple(_standing(status) for status in statuses)
+    settled = [index for index, standing in enumerate(standings) if standing != "unknown"]
+    last_good = first_bad = None
+    between = 0
+    if settled and standings[settled[-1]] == "bad":
+        last_good = max((i for i in settled if standings[i] == "good"), default=None)
+        first_bad = min(i for i in settled if last_good is None or i > last_good)
+        if last_good is not None:
+            device = entries[first_bad].device
+            between = sum(entry.device == device for entry in entries[last_good + 1 : first_bad])
+    return Track(
+        cell=cell,
+        check=check,
+        standings=standings,
+        statuses=tuple(statuses),
+        last_good=last_good,
+        first_bad=first_bad,
+        between=between,
+    )

@@ -1,0 +1,100 @@
+"""``bi-harness diff``: what changed between certificates, and where a series of them went bad."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bi_harness.cli.options import AsJson
+from bi_harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from bi_harness.certificate.statement import Statement
+    from bi_harness.report.diff_view import View
+
+Certificates = Annotated[
+    list[Path], typer.Argument(metavar="A B...", help="Certificates, or folders of runs.")
+]
+AsSeries = Annotated[
+    bool,
+    typer.Option(
+        "--series",
+        envvar="BI_HARNESS_DIFF_SERIES",
+        help="By the time they ended: the last good and the first bad one of each check.",
+    ),
+]
+MarkdownFile = Annotated[
+    Path | None, typer.Option("--md", envvar="BI_HARNESS_DIFF_MD", help="Write it as Markdown, too.")
+]
+
+
+def diff(
+    certificates: Certificates,
+    series: AsSeries = False,
+    md: MarkdownFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed from certificate A to B: verdict, checks, exact bits, configuration, environment.
+
+    With more than two, each is compared with the next. With --series, folders may hold many; a check that a
+    certificate says nothing of is unknown there, never good. Signatures are not looked at: see verify.
+
+    Ends with 0 when all say the same (verdict, status of every check, bits with invariance on), 1 when not,
+    4 when one cannot be read. With --series: 0 when no check is bad where it was last known, 1 when one is.
+    """
+    from rich.console import Console
+
+    from bi_harness.cli.output import write_json
+    from bi_harness.report.diff_view import print_view
+    from bi_harness.report.write import replace_file
+
+    view, title, data, differs = _series(certificates) if series else _differences(certificates)
+    if md is not None:
+        from bi_harness.report.diff_view import render_view
+
+        text = "\n".join(render_view(one, title) for one in view)
+        typer.echo(f"{md.name}: {replace_file(md, text)}", err=True)
+    if as_json:
+        write_json(data)
+    screen = Console(stderr=as_json)
+    for one in view:
+        print_view(one, screen)
+    raise typer.Exit(1 if differs else 0)
+
+
+def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
+    from bi_harness.certificate.diff import compare_certificates
+    from bi_harness.report.diff_view import difference_view
+
+    if len(paths) < 2:
+        raise UsageError("diff needs two certificates; to look at one: bi-harness report RUN")
+    read = [_read(path) for path in paths]
+    found = [compare_certificates(a, b, (name, other)) for (name, a), (other, b) in pairwise(read)]
+    data = {"differences": [{"differs": one.matters, **one.model_dump(mode="json")} for one in found]}
+    return [difference_view(one) for one in found], "Difference", data, any(one.matters for one in found)
+
+
+def _series(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
+    from bi_harness.certificate.series import series_of
+    from bi_harness.report.diff_view import series_view
+    from bi_harness.report.read import find_certificates
+
+    found = series_of([_read(path) for path in find_certificates(paths)])
+    data = found.model_dump(mode="json")
+    return [series_view(found)], "Series", data, bool(found.bad)
+
+
+def _read(path: Path) -> tuple[str, Statement]:
+    from bi_harness.cli.output import warn
+    from bi_harness.report.facts import contradictions
+    from bi_harness.report.read import read_certificate
+
+    # A path that is not UTF-8 has lone surrogates in Python, which no JSON can hold.
+    name = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    statement = read_certificate(path)
+    for line in contradictions(statement):
+        warn(f"{name}: {line}")
+    return name, statement

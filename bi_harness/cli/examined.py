@@ -1,0 +1,156 @@
+"""What ``verify`` and ``gate`` share: find certificates, read what lies beside them, examine it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import bi_harness
+from bi_harness.certificate.build import build
+from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, REPORTS
+from bi_harness.certificate.statement import Statement
+from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
+from bi_harness.errors import UsageError
+from bi_harness.matrix.collector import no_collection
+from bi_harness.report.sealed import log_digests
+from bi_harness.report.write import WRITERS
+from bi_harness.runner.journal import read_text
+from bi_harness.runner.provenance import tree_digest
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key
+
+MAX_BYTES = 512 * 1024 * 1024
+"""Of one file. The journal of the whole matrix is a small part of it."""
+
+WORK = ".work"
+"""What a run leaves of its units when it is killed."""
+
+_NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
+
+
+@no_collection()
+def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) -> Examined:
+    """Examine a run's folder, a ``certificate.json`` or a ``certificate.dsse.json``.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    return examine(read_folder(path), keys, recompute(), must_be_signed=must_be_signed)
+
+
+def certificates(path: Path) -> list[Path]:
+    """The certificates under a path: itself, or every run's folder below it, in the order of their names.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    _must_be_there(path)
+    if not path.is_dir() or _is_run(path):
+        return [path]
+    # A run without a certificate is found by its journal: what it says must not be missed either.
+    found = {
+        file.parent
+        for name in (CERTIFICATE, ENVELOPE, JOURNAL)
+        for file in path.rglob(name)
+        if WORK not in file.relative_to(path).parts
+    }
+    return sorted(found)
+
+
+@cache
+def recompute() -> Recompute:
+    """How this version computes a run's files."""
+    return Recompute(
+        statement=_from_journal,
+        reports={name: writer for name, writer in WRITERS.items() if name != CERTIFICATE},
+        harness=tree_digest(Path(bi_harness.__file__).resolve().parent),
+    )
+
+
+def _from_journal(data: bytes) -> Statement:
+    return build(*read_text(data, JOURNAL, progress=False))
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).exists() for name in (CERTIFICATE, ENVELOPE, JOURNAL))
+
+
+def read_folder(path: Path) -> Folder:
+    """What lies at a path: a run's folder, or a certificate and what is beside it.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    _must_be_there(path)
+    if path.is_dir():
+        return _beside(path, str(path), whole=True)
+    if path.name in (CERTIFICATE, ENVELOPE):
+        return _beside(path.parent, str(path), whole=False)
+    # By another name it stands alone: what lies beside it may be of another run.
+    contents: dict[str, bytes] = {}
+    unreadable: dict[str, str] = {}
+    _read(path, CERTIFICATE, contents, unreadable)
+    data = contents.get(CERTIFICATE, b"")
+    if b'"payloadType"' in data and b'"predicateType"' not in data:
+        contents = {ENVELOPE: data}
+    return Folder(str(path), contents, whole=False, unreadable=unreadable)
+
+
+def _must_be_there(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read {str(path)[:400]}: {why}") from error
+
+
+def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
+    contents: dict[str, bytes] = {}
+    unreadable: dict[str, str] = {}
+    for name in _NAMES:
+        _read(folder / name, name, contents, unreadable)
+    others: dict[str, str] = {}
+    try:
+        others = dict(log_digests(folder))
+    except OSError as error:
+        unreadable["logs"] = error.strerror or str(error)
+    return Folder(place, contents, others, whole, unreadable)
+
+
+def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str]) -> None:
+    try:
+        # Not to wait for whoever writes into a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        unreadable[name] = getattr(error, "strerror", None) or str(error)
+        return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        unreadable[name] = "it is not a file"
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        try:
+            data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            unreadable[name] = error.strerror or str(error)
+            return
+    if len(data) > MAX_BYTES:
+        unreadable[name] = f"it is larger than {MAX_BYTES // 2**20} MiB"
+        return
+    contents[name] = data
+
+
+def all_certificates(paths: Sequence[Path]) -> Iterator[Path]:
+    """Those under each path, each once.
+
+    Raises:
+        UsageError: there is no such file or folder.
+    """
+    yield from dict.fromkeys(one for path in paths for one in certificates(path))

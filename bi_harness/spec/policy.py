@@ -1,0 +1,173 @@
+"""``release.yaml``: what must be certified before a release, and what counts as a certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from bi_harness.errors import SpecError
+from bi_harness.spec.load import load_data
+from bi_harness.spec.types import (
+    Backend,
+    Flag,
+    Fraction,
+    Mode,
+    Positive,
+    Profile,
+    Range,
+    Size,
+    SpecModel,
+    Text,
+    _as_list,
+    _unique,
+)
+from bi_harness.spec.yamlsource import load_yaml
+
+Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
+"""An id of another checkout's YAML: this file stands alone, so it is not looked up here."""
+
+Names = Annotated[
+    tuple[Name, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1, max_length=1000)
+]
+SomeModes = Annotated[
+    tuple[Mode, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)
+]
+SomeBackends = Annotated[
+    tuple[Backend, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)
+]
+Parallel = Annotated[str, Field(strict=True, pattern=r"^tp[1-9][0-9]{0,3}-dp[1-9][0-9]{0,3}$")]
+SomeParallel = Annotated[
+    tuple[Parallel, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)
+]
+Paths = Annotated[tuple[Text, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)]
+
+
+class Needs(SpecModel):
+    """One block of ``requires``: every combination of what it lists must be certified.
+
+    Attributes:
+        devices, models, suites, modes: ids, as certificates have them.
+        backends: attention backends, each of which must be certified; without, one that is there is enough,
+            and none may fail.
+        parallel: the same for parallel sizes (``tp2-dp1``).
+        checks: of the suite, each of which must have passed; without, a certificate of a part of a suite's
+            checks (``run -k``) is not enough.
+    """
+
+    devices: Names
+    models: Names
+    suites: Names
+    modes: SomeModes
+    backends: SomeBackends | None = None
+    parallel: SomeParallel | None = None
+    checks: Names | None = None
+
+
+class Policy(SpecModel):
+    """The whole file. What it does not allow is not allowed.
+
+    Attributes:
+        schema_: version of this file's form (``schema``).
+        requires: what must be certified.
+        vllm: for which releases of vLLM (PEP 440; pre-releases and builds of these count).
+        keys: public keys, relative to this file's folder: one of them must have signed each certificate. A
+            policy without them asks for no signature.
+        max_age_days: how long ago a run may have ended.
+        profile: the least that must have run: ``smoke`` < ``nightly`` < ``release``.
+        min_steps: decode steps that must have been compared for each requirement, over all its checks.
+        min_selftest_score: share of planted faults that each suite's self-test must have caught, without a
+            false alarm, with the suite as it is.
+        require_journal: whether each certificate must be computed again from its run's journal.
+        allow_dirty: certificates of a bi-harness with changes that no commit has, or where that is not known.
+        allow_waivers: checks that failed and were waived.
+        allow_skips: checks that a rule left out (some must have passed all the same).
+        allow_endpoint: certificates of a server whose configuration nobody verified.
+        allow_synthetic: weights made on the spot in place of a model's own, and models cut in length.
+    """
+
+    schema_: Literal["bi-harness/policy/1"] = Field(default="bi-harness/policy/1", alias="schema")
+    requires: Annotated[tuple[Needs, ...], Field(min_length=1, max_length=1000)]
+    vllm: Range
+    keys: Paths | None = None
+    max_age_days: Annotated[Positive, Field(le=36_500)] | None = None
+    profile: Profile = "smoke"
+    min_steps: Size | None = None
+    min_selftest_score: Fraction | None = None
+    require_journal: Flag = False
+    allow_dirty: Flag = False
+    allow_waivers: Flag = False
+    allow_skips: Flag = False
+    allow_endpoint: Flag = False
+    allow_synthetic: Flag = False
+
+    @model_validator(mode="after")
+    def _of_bearable_size(self) -> Policy:
+        if sum(1 for _ in self.requirements()) > MAX_REQUIREMENTS:
+            raise ValueError(f"asks for more than {MAX_REQUIREMENTS} combinations")
+        return self
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        """Each combination that must be certified, in the file's order, each once."""
+        found: dict[Requirement, None] = {}
+        for needs in self.requires:
+            for device in needs.devices:
+                for model in needs.models:
+                    for suite in needs.suites:
+                        for mode in needs.modes:
+                            for backend in needs.backends or (None,):
+                                for parallel in needs.parallel or (None,):
+                                    one = Requirement(
+                                        device, model, suite, mode, backend, parallel, needs.checks
+                                    )
+                                    found[one] = None
+                                    if len(found) > MAX_REQUIREMENTS:
+                                        return tuple(found)
+        return tuple(found)
+
+    def speaks_of(self, vllm: str) -> bool:
+        """Whether this release of vLLM is one of those that are asked for."""
+        try:
+            return SpecifierSet(self.vllm).contains(Version(vllm), prereleases=True)
+        except InvalidVersion:
+            return False
+
+
+MAX_REQUIREMENTS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One combination that must be certified; ``None`` for any backend, any parallel size, all checks."""
+
+    device: str
+    model: str
+    suite: str
+    mode: Mode
+    backend: str | None = None
+    parallel: str | None = None
+    checks: tuple[str, ...] | None = None
+
+    @property
+    def id(self) -> str:
+        """As a cell's id, with ``*`` for any: ``h200/qwen3-1.7b/*/*/compile/batch_invariance``."""
+        return "/".join(
+            (self.device, self.model, self.backend or "*", self.parallel or "*", self.mode, self.suite)
+        )
+
+
+def load_policy(path: Path) -> tuple[Policy, str]:
+    """The policy, and ``sha256:...`` of its file.
+
+    Raises:
+        SpecError: something is wrong in it; the message has one line for each problem, with file and line.
+    """
+    policy = load_data(path, Policy)
+    return policy, load_yaml(path).digest
+
+
+__all__ = ["Needs", "Policy", "Requirement", "SpecError", "load_policy"]

@@ -1,0 +1,10 @@
+"""Attention through the cell's backend: decoding requests, prefills and chunks of them.
+
+What makes it non-vacuous: with invariance off the same operators differ, or, where they compute each row by
+itself in stock vLLM, too, a planted difference is seen by the same measurement.
+"""
+
+
+def test_attention(cell, operators, check):
+    operators(cell)
+    check.conclude()
