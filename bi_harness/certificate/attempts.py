@@ -84,30 +84,28 @@ def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[s
     )
 
 
-def current(arms: Sequence[tuple[int, EffectiveArm]], units: Sequence[str]) -> tuple[EffectiveArm, ...]:
+def current(arms: Sequence[tuple[int, EffectiveArm]], cells: Sequence[str]) -> tuple[EffectiveArm, ...]:
     """What the engines of a run said, as an undisturbed run would tell it.
 
     Args:
         arms: each with the number of its attempt, in the order of the journal.
-        units: the plan's, in order.
+        cells: the plan's, in order.
 
     Returns:
-        All arms of a run of one attempt. Of several, without those of earlier attempts that a later one had
-        again, the same in everything but the time that the start took; in the order of the plan.
+        In the order of the plan, whichever of units that ran side by side was ready first; those of one unit
+        as they came. Of several attempts, without those that a later one had again, the same in everything
+        but the time that the start took.
     """
-    if len({attempt for attempt, _ in arms}) < 2:
-        return tuple(arm for _, arm in arms)
     seen: dict[str, int] = {}
     for attempt, arm in arms:
         seen[_what(arm)] = attempt  # the last one
     last = [arm for attempt, arm in arms if seen[_what(arm)] == attempt]
-    rank = {unit: number for number, unit in enumerate(units)}
-
-    def place(arm: EffectiveArm) -> int:
-        # Engines of a suite that shares none are named by their cell.
-        return rank.get(arm.unit, rank.get(arm.unit.rpartition("/")[0], len(rank)))
-
-    return tuple(sorted(last, key=place))
+    rank: dict[str, int] = {}
+    for number, cell in enumerate(cells):
+        # An engine that several suites share is named by its cells without the suite.
+        for name in (cell, cell.rpartition("/")[0]):
+            rank.setdefault(name, number)
+    return tuple(sorted(last, key=lambda arm: rank.get(arm.unit, len(rank))))
 
 
 def _what(arm: EffectiveArm) -> str:

@@ -67,7 +67,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     """
     start = _start(events)
     fold = _gather(start, events[1:])
-    arms = current(fold.arms, [p.unit for p in start.plan])
+    arms = current(fold.arms, [p.cell for p in start.plan])
     to_run = {(p.cell, check) for p in start.plan if p.rule is None for check in p.checks}
     unplanned = fold.results.keys() - to_run
     results = tuple(result for planned in start.plan for result in _results(planned, fold))

@@ -89,6 +89,16 @@ HardwareFile = Annotated[
 SuitesDir = Annotated[
     Path | None, typer.Option("--suites-dir", envvar="BI_HARNESS_SUITES", help="Folder of suites to use.")
 ]
+Jobs = Annotated[
+    str,
+    typer.Option(
+        "--jobs",
+        "-j",
+        envvar="BI_HARNESS_JOBS",
+        metavar="N|auto",
+        help="Units at once; auto for as many as the GPUs' memory and the cores take (on a CPU one).",
+    ),
+]
 SignKey = Annotated[
     Path | None,
     typer.Option(

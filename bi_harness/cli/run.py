@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bi_harness.cli.options import (
     Device,
     Expression,
     HardwareFile,
+    Jobs,
     Layers,
     Models,
     ModelsFile,
@@ -106,6 +108,7 @@ def run(
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
     resume: Resume = None,
+    jobs: Jobs = "auto",
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -158,6 +161,7 @@ def run(
         engine_python=engine_python,
         endpoint=endpoint,
         control_endpoint=control_endpoint,
+        jobs=_jobs(jobs),
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:
@@ -197,6 +201,21 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+
+
+def _jobs(text: str) -> int | None:
+    """The number of ``--jobs``; ``None`` for ``auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from bi_harness.errors import UsageError
+
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text):
+        raise UsageError(f"--jobs {text}: give a number from 1 to 999, or auto")
+    return int(text)
 
 
 def signer_of(path: Path | None) -> CryptoSigner | None:

@@ -33,7 +33,10 @@ class Watcher:
         self._console = console
         self._bar = bar
         self._task: TaskID | None = None
-        self._finished = self._total = self._units = self._units_done = 0
+        self._finished = self._total = self._units = self._units_done = self._units_begun = 0
+        self._running: list[str] = []
+        # How far each check that runs has come; units may run side by side.
+        self._shares: dict[tuple[str, str], float] = {}
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -49,28 +52,42 @@ class Watcher:
             self._say(f"resumed: {event.kept} checks keep their results, {event.left} are left")
             self._advance(float(self._finished))
         elif isinstance(event, UnitStarted):
-            self._say(f"unit {self._units_done + 1}/{self._units} {event.unit}")
+            self._units_begun += 1
+            self._running.append(event.unit)
+            self._say(f"unit {self._units_begun}/{self._units} {event.unit}")
             self._describe(f"{event.unit}: starting")
         elif isinstance(event, EngineReady):
-            self._say(f"  {event.arm.arm} engine ready after {event.arm.start_s:.0f} s")
+            self._say(
+                f"  {event.arm.arm} engine ready after {event.arm.start_s:.0f} s{self._of(event.arm.unit)}"
+            )
         elif isinstance(event, CheckStarted):
             self._describe(f"{event.cell} {event.check}")
         elif isinstance(event, CheckProgress):
             before = 0.0 if event.arm == "treatment" else 0.5
             share = _START_SHARE + (1 - _START_SHARE) * (before + 0.5 * event.done / event.of)
-            self._advance(self._finished + share)
+            self._shares[event.cell, event.check] = share
+            self._advance(self._finished + sum(self._shares.values()))
         elif isinstance(event, CheckFinished):
             self._finished += 1
-            self._advance(float(self._finished))
             result = event.result
-            line = f"  {result.status:<12} {result.check} ({result.duration_s or 0:.0f} s)"
+            self._shares.pop((result.cell, result.check), None)
+            self._advance(self._finished + sum(self._shares.values()))
+            took = f"({result.duration_s or 0:.0f} s){self._of(result.cell)}"
+            line = f"  {result.status:<12} {result.check} {took}"
             self._say(
                 f"{line}{': ' + result.reason if result.reason else ''}", _STYLES.get(result.status, "")
             )
         elif isinstance(event, UnitFinished):
             self._units_done += 1
+            of = self._of(event.unit)
+            if event.unit in self._running:
+                self._running.remove(event.unit)
             if event.message:
-                self._say(f"  {event.outcome}: {event.message}", "bold red")
+                self._say(f"  {event.outcome}: {event.message}{of}", "bold red")
+
+    def _of(self, what: str) -> str:
+        """Which unit a line is of, where several run."""
+        return f" [{what}]" if len(self._running) > 1 else ""
 
     def _say(self, text: str, style: str = "") -> None:
         self._console.print(_printable(text), style=style, markup=False, highlight=False, soft_wrap=True)

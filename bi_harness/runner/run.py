@@ -40,7 +40,9 @@ from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
+from bi_harness.runner.needs import host_free, how_many, need, shares
 from bi_harness.runner.provenance import harness_provenance
+from bi_harness.runner.side_by_side import Place, side_by_side
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.operators import Amount
@@ -51,7 +53,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -72,6 +74,7 @@ class RunOptions:
         control_endpoint: the same for its control.
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
         waivers: failures that are let be; ``None`` where no file is given.
+        jobs: units at once, at most; ``None`` for as many as the host takes.
     """
 
     device: str
@@ -93,6 +96,7 @@ class RunOptions:
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
     waivers: Waivers | None = None
+    jobs: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -267,9 +271,12 @@ def _run_units(
                 held(run_dir / JOURNAL, new=True)
             )  # ``resuming`` does it for a run that is resumed.
 
+        writing = threading.Lock()
+
         def emit(event: Event) -> None:
-            journal.write(event)
-            watch(event)
+            with writing:  # Units that run side by side write one after the other.
+                journal.write(event)
+                watch(event)
 
         if earlier is None:
             emit(run_started(run, run_dir.name))
@@ -278,12 +285,39 @@ def _run_units(
             watch(earlier.start)
             earlier.go_on(emit)
             shutil.rmtree(run_dir / WORK, ignore_errors=True)  # What it told is in the journal now.
-        for unit in run.selection.plan.units:
-            if stopped():
-                break
-            if any(cell.id in checks for cell in unit.cells):
-                task = _task(run, unit, checks, run_dir, earlier.attempt if earlier is not None else 1)
-                run_unit(task, emit, run.options.environment(), stopped=stopped)
+        attempt = earlier.attempt if earlier is not None else 1
+        units = {u.id: u for u in run.selection.plan.units if any(cell.id in checks for cell in u.cells)}
+        kind = run.spec.devices[run.device].kind
+        # A server that is there already is one, whoever asks it.
+        jobs = how_many(run.options.jobs, run.host, kind) if run.options.endpoint is None else 1
+        cores = shares(sorted(os.sched_getaffinity(0)), jobs) if kind == "cpu" and jobs > 1 else ()
+
+        def run_one(unit: str, place: Place, enough: Callable[[], bool]) -> None:
+            task = _task(run, units[unit], checks, run_dir, attempt)
+            environ = run.options.environment()
+            if cores:
+                task = replace(task, context=replace(task.context, cores=cores[place[0]]))
+            elif len(run.host.gpus) > len(place) > 0:
+                environ["CUDA_VISIBLE_DEVICES"] = ",".join(run.host.gpus[gpu].uuid for gpu in place)
+            run_unit(task, emit, environ, stopped=enough)
+
+        side_by_side(
+            {
+                name: need(
+                    unit,
+                    run.spec,
+                    checks=checks,
+                    profile=run.options.profile,
+                    seed=run.options.seed,
+                    layers=run.options.layers,
+                )
+                for name, unit in units.items()
+            },
+            host_free(run.host, kind, jobs),
+            jobs,
+            run_one,
+            stopped,
+        )
         emit(RunFinished(time=now(), interrupted=stopped()))
     shutil.rmtree(run_dir / WORK, ignore_errors=True)
 

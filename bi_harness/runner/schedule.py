@@ -1,8 +1,8 @@
 """Which units run side by side, and on which GPUs. Pure decisions: what is free, and who goes next.
 
-A unit declares what it takes: GPUs, memory on each of them, CPU cores. It goes as soon as that is free; of those
-that fit, the one that takes longest goes first, so that no long one is left for the end. A unit that could never
-fit beside anything runs alone.
+A unit declares what it takes: GPUs, memory on each of them, CPU cores. It goes as soon as that is free; of
+those that fit, the one that takes longest goes first, so that no long one is left for the end. A unit that
+could never fit beside anything runs alone.
 """
 
 from __future__ import annotations
@@ -114,7 +114,6 @@ def following(
     for need, gpus in running.values():
         free = taken(free, need, gpus)
     for unit in sorted(waiting, key=lambda unit: -waiting[unit].weight):
-        gpus = place(waiting[unit], free)
-        if gpus is not None:
-            return unit, gpus
+        if (found := place(waiting[unit], free)) is not None:
+            return unit, found
     return None

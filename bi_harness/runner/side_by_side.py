@@ -1,0 +1,63 @@
+"""Running units, several at once where there is room: see ``schedule`` for who goes when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from bi_harness.runner.schedule import Free, Need, following
+
+Place = tuple[int, ...]
+"""GPUs of the host, by number; on a CPU the number of a share of its cores."""
+
+RunOne = Callable[[str, Place, Callable[[], bool]], None]
+"""Runs a unit on its place, asking all the time whether to stop."""
+
+
+def side_by_side(
+    needs: Mapping[str, Need], host: Free, jobs: int, run_one: RunOne, stopped: Callable[[], bool]
+) -> None:
+    """Run all units. Each runs once; a stop leaves out those that wait.
+
+    Args:
+        needs: by unit, in the order of the plan, in which they run where one runs at a time.
+        host: with nothing running.
+        jobs: units at once, at most.
+        run_one: called in a thread of its own for each unit, which lives as long as the unit.
+        stopped: whether to stop.
+
+    Raises:
+        Exception: the first that ``run_one`` raised; the others are stopped, and waited for, before.
+    """
+    if jobs == 1 or len(needs) == 1:
+        for unit, need in needs.items():
+            if stopped():
+                return
+            found = following({unit: need}, {}, host, 1)
+            assert found is not None, "a unit that is alone always has a place"
+            run_one(unit, found[1], stopped)
+        return
+    waiting, running = dict(needs), dict[str, tuple[Need, Place]]()
+    failed = threading.Event()
+    futures: dict[Future[None], str] = {}
+    errors: list[BaseException] = []
+
+    def enough() -> bool:
+        return stopped() or failed.is_set()
+
+    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="unit") as pool:
+        while True:
+            while not enough() and (found := following(waiting, running, host, jobs)) is not None:
+                unit, place = found
+                running[unit] = (waiting.pop(unit), place)
+                futures[pool.submit(run_one, unit, place, enough)] = unit
+            if not futures:
+                break
+            for done in wait(futures, return_when=FIRST_COMPLETED).done:
+                del running[futures.pop(done)]
+                if (error := done.exception()) is not None:
+                    failed.set()
+                    errors.append(error)
+    if errors:
+        raise errors[0]
