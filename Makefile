@@ -27,7 +27,7 @@ test: setup lint ## lint, types, then the tests, real engines included
 	$(BIN)/python -m pytest tests -m "not (engine or alone or long)" -n 2 $(ARGS)
 	$(BIN)/python -m pytest tests -m "alone or (engine and not long)" $(ARGS)
 
-test-long: setup ## the tests with more engines: before a release
+test-long: setup ## the slow tests, most of them with more engines: before a release
 	$(BIN)/python -m pytest tests -m long $(ARGS)
 
 trust: setup ## the figures that certificates' trust rests on: tampering, kills, fuzzing, hostile names

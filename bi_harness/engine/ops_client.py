@@ -21,6 +21,9 @@ from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineT
 
 _BLOCK = 1 << 16
 
+GRACE_S = 5.0
+"""For a process that was told to end, before it is killed."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpsSetup:
@@ -228,7 +231,7 @@ class OpsClient:
                 os.close(fd)
         if self._process is not None:
             child, self._process = self._process, None
-            process.stop(child, grace_s=5)
+            process.stop(child, grace_s=GRACE_S)
 
     def _refuse_other(self, effective: Mapping[str, Any]) -> None:
         setup = self._setup

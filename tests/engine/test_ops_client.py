@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bi_harness.certificate.ops import HOLDS, found
+from bi_harness.engine import ops_client
 from bi_harness.engine.ops_client import OpsClient, OpsSetup, parse
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 
@@ -108,7 +109,10 @@ READY = 'say({"event": "ready", "effective": effective, "provenance": {"vllm": {
 
 
 @pytest.fixture
-def client(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[OpsClient]:
+def client(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[OpsClient]:
+    monkeypatch.setattr(ops_client, "GRACE_S", 0.3)  # Some of them do not end by themselves.
     python = Fake(tmp_path, request.param).python
     setup = OpsSetup(
         python, "cpu", {"model_type": "qwen3"}, "bfloat16", "CPU_ATTN", 2048, dict(os.environ), True

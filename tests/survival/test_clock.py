@@ -63,6 +63,7 @@ def jumping(tmp_path: Path) -> str:
     return str(library)
 
 
+@pytest.mark.long
 def test_a_run_whose_clock_jumps_and_that_is_resumed(standin: Standin, jumping: str) -> None:
     standin.write(one="time.sleep(1)\n" + GOOD, two=once(standin, "raise ValueError('x')"), three=GOOD)
     code, _, err = standin.finish("run", LD_PRELOAD=jumping)
@@ -77,6 +78,7 @@ def test_a_run_whose_clock_jumps_and_that_is_resumed(standin: Standin, jumping: 
     assert told.predicate.bi_harness.verdict == "CERTIFIED"
 
 
+@pytest.mark.long
 def test_a_limit_is_not_reached_by_a_jump(standin: Standin, jumping: str) -> None:
     outcome = standin.write(one="time.sleep(3)\n" + GOOD).unit(60, environ={"LD_PRELOAD": jumping})
     assert outcome.ended == ("completed", "")

@@ -123,6 +123,7 @@ def test_an_error_runs_again_and_stays_on_record(standin: Standin) -> None:
     assert "resumed" in page
 
 
+@pytest.mark.long
 def test_an_error_that_stays_one_is_one(standin: Standin) -> None:
     standin.write(one=GOOD, two="raise ValueError('broken')")
     assert standin.finish("run")[0] == ExitCode.INCONCLUSIVE
@@ -143,6 +144,7 @@ def test_a_run_that_is_complete_is_not_run_again(standin: Standin) -> None:
 CRASH_AT_THE_END = "import os\ndef pytest_sessionfinish():\n    os._exit(9)\n"
 
 
+@pytest.mark.long
 def test_passes_of_a_unit_that_ends_badly_by_itself_are_no_more_believed_when_resumed(
     standin: Standin,
 ) -> None:
@@ -154,6 +156,7 @@ def test_passes_of_a_unit_that_ends_badly_by_itself_are_no_more_believed_when_re
     assert times_begun(standin) == {"one": 2, "two": 2}
 
 
+@pytest.mark.long
 def test_a_unit_that_was_killed_at_its_end_runs_again(standin: Standin) -> None:
     standin.write(one=GOOD, two=GOOD)
     flag = standin.root / "ended-once"
@@ -170,6 +173,7 @@ def test_a_unit_that_was_killed_at_its_end_runs_again(standin: Standin) -> None:
     assert [o.status for o in told.predicate.bi_harness.resumed[0].reopened] == ["pass", "pass"]
 
 
+@pytest.mark.long
 def test_a_run_that_is_cut_off_after_its_last_check_only_ends(standin: Standin) -> None:
     standin.write(one=GOOD)
     (standin.suite / "conftest.py").write_text(
@@ -335,6 +339,7 @@ def test_the_same_flags_may_be_given_again(standin: Standin) -> None:
     assert statement(folder(standin)).predicate.bi_harness.scope.seed == 3
 
 
+@pytest.mark.long
 def test_without_flags_it_takes_those_that_the_run_began_with(standin: Standin) -> None:
     standin.write(one=GOOD, two=once(standin, "raise ValueError('x')"), three="raise ValueError('not me')")
     assert standin.finish("run", "--seed", "3", "-k", "one or two")[0] == ExitCode.INCONCLUSIVE
@@ -362,6 +367,7 @@ def test_two_in_one_folder(standin: Standin) -> None:
     assert resume(standin)[0] == ExitCode.CERTIFIED
 
 
+@pytest.mark.long
 def test_what_is_of_less_is_not_there_while_it_goes_on(standin: Standin) -> None:
     standin.write(one=GOOD, two=once(standin, SLEEP, f"time.sleep(2)\n{SLEEP}"))
     process = started(standin, "two")

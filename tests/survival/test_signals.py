@@ -66,6 +66,7 @@ def test_one_signal_is_no_hurry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["the check", "its engine"])
+@pytest.mark.long
 def test_what_stands_still_is_ended_by_the_time_limit(standin: Standin, what: str) -> None:
     """No output, no progress, and no signal that it would hear: SIGSTOP."""
     stop = {
@@ -89,6 +90,7 @@ def test_what_stands_still_is_ended_by_the_time_limit(standin: Standin, what: st
     assert standin.marked() == []
 
 
+@pytest.mark.long
 def test_a_runner_that_stood_still_goes_on(standin: Standin) -> None:
     """SIGSTOP and SIGCONT of the runner (a laptop that slept, a paused container) change nothing."""
     standin.write(one="time.sleep(2)\n" + GOOD, two=GOOD)

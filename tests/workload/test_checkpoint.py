@@ -329,7 +329,14 @@ def test_a_tied_head_cannot_say_what_follows(tmp_path: Path) -> None:
 
 
 # Packed weights are for vLLM's kernels; `test_checkpoint_nvfp4.py` reads them.
-@pytest.mark.parametrize("model_id", [name for name in SYNTHETIC if MODELS[name].quantize is None])
+@pytest.mark.parametrize(
+    "model_id",
+    [
+        pytest.param(name, marks=pytest.mark.long) if MODELS[name].memory_gib >= 1 else name
+        for name in SYNTHETIC
+        if MODELS[name].quantize is None
+    ],
+)
 def test_every_synthetic_model_builds_and_spreads_its_logits(model_id: str, tmp_path: Path) -> None:
     """Logits near zero would hide every difference, and huge ones leave one token without rivals."""
     torch = pytest.importorskip("torch")
