@@ -69,10 +69,11 @@ def need(
     first = unit.cells[0]
     device, model = spec.devices[first.device], spec.models[first.model]
     named = [spec.suites[cell.suite].check(name) for cell in unit.cells for name in checks.get(cell.id, ())]
-    kinds = {check.engine for check in named}
+    # Checks that need the same engine follow each other.
+    starting = [one for i, one in enumerate(named) if i == 0 or one.engine != named[i - 1].engine]
     start_s = _EAGER_S if first.mode == "eager" else _COMPILE_S
     extra = sum(max(0, check.starts - 2) for check in named)
-    weight = start_s * (len(kinds) + extra / 2) + _CHECK_S * len(named)
+    weight = start_s * (len(starting) + extra / 2) + _CHECK_S * len(named)
     if device.kind == "cpu":
         return Need(gpus=1, gpu_gib=1.0, cores=1.0, weight=weight)
     loads = [plan_workload(model, spec.suites[cell.suite], profile=profile, seed=seed) for cell in unit.cells]

@@ -11,7 +11,14 @@ from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import select
 from bi_harness.runner.needs import host_free, how_many, need, shares
 from bi_harness.runner.schedule import Need
-from bi_harness.spec.load import Spec
+from bi_harness.spec.load import Spec, default_paths, load_spec
+
+
+@pytest.fixture(scope="module")
+def spec() -> Spec:
+    paths = default_paths(environ={})
+    return load_spec(paths.models, paths.hardware, paths.suites)
+
 
 GPU = GpuFacts(0, "NVIDIA H200", "GPU-1", "9.0", 140.0, "580")
 HOST = HostFacts(
