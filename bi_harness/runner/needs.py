@@ -18,6 +18,9 @@ engines that start together keep 6 to 13 of 16 cores busy)."""
 MOST = 8
 """Units at once on GPUs, if nobody says how many: each engine has some 5 GiB of the host's memory."""
 
+_OPERATORS_GIB = 24.0
+"""Of two processes that measure operators: their CUDA contexts, and the largest batch of the widest one."""
+
 _EAGER_S, _COMPILE_S, _CHECK_S = 40.0, 100.0, 10.0
 """Seconds that an engine pair's start and a check take on a GPU, roughly: only which is longer matters."""
 
@@ -76,7 +79,14 @@ def need(
     weight = start_s * (len(starting) + extra / 2) + _CHECK_S * len(named)
     if device.kind == "cpu":
         return Need(gpus=1, gpu_gib=1.0, cores=1.0, weight=weight)
-    loads = [plan_workload(model, spec.suites[cell.suite], profile=profile, seed=seed) for cell in unit.cells]
+    suites = [spec.suites[cell.suite] for cell in unit.cells]
+    loads = [
+        plan_workload(model, suite, profile=profile, seed=seed)
+        for suite in suites
+        if suite.workload != "operators"
+    ]
+    if not loads:
+        return Need(gpus=unit.gpus, gpu_gib=_OPERATORS_GIB, cores=CORES, weight=weight)
     depth = model.layers if layers is None else layers
     kv_bytes = kv_cache_bytes(
         model,
