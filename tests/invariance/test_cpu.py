@@ -76,6 +76,7 @@ def test_a_row_has_the_same_bits_alone_and_in_every_batch() -> None:
     assert {label: sizes for label, sizes in found["differing"].items() if sizes} == {}
 
 
+@pytest.mark.long
 def test_without_the_mode_it_has_not() -> None:
     """Or the test above proves nothing on this host."""
     found = measured(False)
@@ -220,6 +221,7 @@ print("FOUND" + json.dumps({
 """
 
 
+@pytest.mark.long
 def test_what_verified_tokens_are_sampled_with_is_what_was_asked_for() -> None:
     assert answer(EXPAND, True) == {
         "temperature": [0.75, 0.75, 1.0, 1.0, 1.0, 1.5],

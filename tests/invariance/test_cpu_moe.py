@@ -111,6 +111,7 @@ def test_the_mode_says_what_it_patched() -> None:
         assert sum(name in line for line in active) == 1
 
 
+@pytest.mark.long
 def test_the_layer_is_the_opaque_custom_op() -> None:
     """Inlined, the routing and every fault in it would be compiled for the number of tokens of the trace."""
     said = python("""

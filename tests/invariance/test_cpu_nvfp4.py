@@ -59,12 +59,14 @@ def test_a_row_has_the_same_bits_alone_and_in_every_batch() -> None:
     assert sum("EmulationNvFp4LinearKernel" in line for line in found["active"]) == 1
 
 
+@pytest.mark.long
 def test_without_the_mode_it_has_not() -> None:
     """Or the test above proves nothing on this host."""
     if not any(measured(False)["differing"].values()):
         pytest.skip("this CPU's kernel happens to be invariant in every shape that is tried")
 
 
+@pytest.mark.long
 def test_it_is_offered_where_vllm_lists_none_and_once() -> None:
     said = python("""
 from vllm.model_executor.kernels import linear
