@@ -87,6 +87,7 @@ def test_a_server_gives_the_same_bits_alone_and_among_many(online: Ran) -> None:
     assert online.left == ()
 
 
+@pytest.mark.long
 def test_a_port_in_use_and_a_server_that_dies_while_it_answers(harness: Harness, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from bi_harness.certificate.files import ENVELOPE, FILES_ENVELOPE
 from bi_harness.cli import main as cli
 from tests.e2e.real import REPORTS, Harness, Ran
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 POLICY = """\
 requires:
