@@ -117,6 +117,7 @@ def test_the_message_names_what_happened(
         assert log.stat().st_size > 0
 
 
+@pytest.mark.long
 def test_a_device_without_an_invariance_mode_is_not_certified(harness: Harness) -> None:
     ran = harness.run(*harness.spec("stock", invariance="{how: none}"), "--mode", "eager")
     assert ran.code == ExitCode.NOT_CERTIFIED, ran.stderr
