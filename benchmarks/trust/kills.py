@@ -183,7 +183,7 @@ def measure(
         shared = _shared_memory()
         of_real = min(real, kills) if engine_python else 0
         if engine_python and of_real:
-            bench = _real(folder, engine_python)
+            bench = _real(folder, os.path.abspath(engine_python))  # Runs have a folder of their own.
             spans["real"] = _measure(bench, of_real, dice, folder / "real.log", undisturbed, figures)
         if kills > of_real:
             log = folder / "standin.log"
