@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -183,7 +184,8 @@ def measure(
         shared = _shared_memory()
         of_real = min(real, kills) if engine_python else 0
         if engine_python and of_real:
-            bench = _real(folder, os.path.abspath(engine_python))  # Runs have a folder of their own.
+            # Runs have a folder of their own. Links stay: a virtual environment is one.
+            bench = _real(folder, str(Path(shutil.which(engine_python) or engine_python).absolute()))
             spans["real"] = _measure(bench, of_real, dice, folder / "real.log", undisturbed, figures)
         if kills > of_real:
             log = folder / "standin.log"
