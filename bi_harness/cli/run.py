@@ -108,7 +108,7 @@ def run(
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
     resume: Resume = None,
-    jobs: Jobs = "auto",
+    jobs: Jobs = "1",
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,

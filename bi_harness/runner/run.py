@@ -96,7 +96,7 @@ class RunOptions:
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
     waivers: Waivers | None = None
-    jobs: int | None = None
+    jobs: int | None = 1
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
