@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from bi_harness.certificate.statement import Statement
 from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
 from bi_harness.errors import UsageError
 from bi_harness.matrix.collector import no_collection
+from bi_harness.reading import NotRegular, read_bounded
 from bi_harness.report.sealed import log_digests
 from bi_harness.report.write import WRITERS
 from bi_harness.runner.journal import read_text
@@ -124,23 +123,15 @@ def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
 
 def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str]) -> None:
     try:
-        # Not to wait for whoever writes into a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = read_bounded(path, MAX_BYTES)
     except FileNotFoundError:
+        return
+    except (NotRegular, IsADirectoryError):
+        unreadable[name] = "it is not a file"
         return
     except (OSError, ValueError) as error:
         unreadable[name] = getattr(error, "strerror", None) or str(error)
         return
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        unreadable[name] = "it is not a file"
-        return
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            unreadable[name] = error.strerror or str(error)
-            return
     if len(data) > MAX_BYTES:
         unreadable[name] = f"it is larger than {MAX_BYTES // 2**20} MiB"
         return

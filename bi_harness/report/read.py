@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
+from bi_harness.reading import read_bounded
 from bi_harness.report.write import CERTIFICATE
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -24,8 +25,7 @@ def read_certificate(path: Path) -> Statement:
     """
     file = path / CERTIFICATE if path.is_dir() else path
     try:
-        with file.open("rb") as source:
-            data = source.read(MAX_BYTES + 1)
+        data = read_bounded(file, MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"cannot read the certificate {file}: {reason}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from bi_harness.certificate.events import EVENTS, CheckProgress, CheckStarted, E
 from bi_harness.certificate.problems import first_problem
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.matrix.collector import no_collection
+from bi_harness.reading import read_bounded
 
 JOURNAL = "events.jsonl"
 
@@ -142,11 +142,7 @@ def read(path: Path, *, progress: bool = True) -> tuple[list[Event], str]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        # Not to wait: a FIFO without a writer would be waited for without end.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"cannot read the journal {path}: it is not a regular file")
-            data = file.read(MAX_BYTES + 1)
+        data = read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
     except ValueError as error:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bi_harness.errors import SpecError
+from bi_harness.reading import read_bounded
 
 Key = str | int
 Route = tuple[Key, ...]
@@ -108,12 +107,7 @@ def load_yaml(path: Path, name: str | None = None) -> YamlSource:
     """
     name = name or str(path)
     try:
-        # Not to wait: a FIFO without a writer would be waited for without end.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SpecError(f"{name}: cannot be read: it is not a regular file")
-            # One byte more than allowed tells that there is more, whatever stat says (/proc).
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_bounded(path, MAX_BYTES)
     except OSError as e:
         raise SpecError(f"{name}: cannot be read: {e.strerror or e}") from e
     except ValueError as e:
