@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -79,21 +80,25 @@ class Tail:
         self._path = path
         self._offset = 0
 
-    def read(self) -> list[Event]:
+    def read(self) -> Iterator[Event]:
         """The events since the last call. A line without its end is left for the next one.
 
         Raises:
-            UsageError: when a line is not an event.
+            UsageError: at a line that is not an event, after the events before it. What follows such a line
+                is never read: who writes nonsense is not believed afterwards, however it was read in time.
         """
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
-            return []
-        whole, newline, _ = data.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return [parse(line, self._path.name, None) for line in whole.split(b"\n") if line]
+            return
+        *lines, _cut_off = data.split(b"\n")
+        for line in lines:
+            event = parse(line, self._path.name, None) if line else None
+            self._offset += len(line) + 1
+            if event is not None:
+                yield event
 
 
 def parse(line: bytes, name: str, number: int | None) -> Event:

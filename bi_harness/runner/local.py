@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +82,7 @@ def run_unit(
     below: set[int] = set()
     outcome: Outcome = "completed"
     message = ""
+    damaged = False
     try:
         while child.poll() is None:
             below |= process.sessions_below(child.pid)
@@ -91,18 +93,21 @@ def run_unit(
             if time.monotonic() - started >= task.timeout_s:
                 outcome, message = "timed_out", f"the unit was killed after {task.timeout_s:.0f} s"
                 break
-            time.sleep(POLL_S)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
         if outcome == "completed" and child.returncode not in (0, 1):  # pytest: all passed, or some failed
             outcome, message = "crashed", _crash(child, log)
     except UsageError as error:
+        damaged = True
         outcome, message = "crashed", f"the unit's journal is damaged: {error}"
     finally:
         process.stop(child, grace_s=0, known=below)
-    try:
-        _pass_on(tail, emit)
-    except UsageError as error:
-        if outcome == "completed":
-            outcome, message = "crashed", f"the unit's journal is damaged: {error}"
+    if not damaged:
+        try:
+            _pass_on(tail, emit)
+        except UsageError as error:
+            if outcome == "completed":
+                outcome, message = "crashed", f"the unit's journal is damaged: {error}"
     emit(
         UnitFinished(
             time=now(),

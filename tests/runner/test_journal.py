@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
     got, digest = read(path)
     assert got == what
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert Tail(path).read() == what
+    assert list(Tail(path).read()) == what
 
 
 def test_each_event_is_on_disk_at_once_and_appended(tmp_path: Path) -> None:
@@ -152,24 +152,30 @@ def test_any_cut_of_a_journal_is_refused_or_is_of_fewer_events(tmp_path: Path) -
 def test_a_tail_waits_for_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     tail = Tail(path)
-    assert tail.read() == []
+    assert list(tail.read()) == []
     lines = [event.model_dump_json().encode() + b"\n" for event in sound()]
     with open(path, "ab", buffering=0) as file:
         file.write(lines[0] + lines[1][:10])
-        assert tail.read() == sound()[:1]
-        assert tail.read() == []
+        assert list(tail.read()) == sound()[:1]
+        assert list(tail.read()) == []
         file.write(lines[1][10:-1])
-        assert tail.read() == []
+        assert list(tail.read()) == []
         file.write(b"\n" + lines[2] + lines[3])
-        assert tail.read() == sound()[1:4]
-    assert tail.read() == []
+        assert list(tail.read()) == sound()[1:4]
+    assert list(tail.read()) == []
 
 
-def test_a_tail_refuses_what_is_no_event(tmp_path: Path) -> None:
+def test_a_tail_reads_nothing_after_what_is_no_event(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
-    path.write_bytes(b"nonsense\n")
+    lines = [event.model_dump_json().encode() + b"\n" for event in sound()]
+    path.write_bytes(lines[0] + b"nonsense\n" + lines[1])
+    tail = Tail(path)
+    events = tail.read()
+    assert next(events) == sound()[0]
     with pytest.raises(UsageError, match="not an event"):
-        Tail(path).read()
+        next(events)
+    with pytest.raises(UsageError, match="not an event"):
+        list(tail.read())
 
 
 def test_the_time_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,11 @@ def test_the_yaml_must_be_what_the_run_began_with(standin: Standin) -> None:
         '{"type": "run_finished", "time": "", "interrupted": false}\\n',
     ],
 )
-def test_a_unit_that_writes_nonsense_into_its_journal(standin: Standin, line: str) -> None:
+@pytest.mark.parametrize("read", ["at once", "after its end"])
+def test_a_unit_that_writes_nonsense_into_its_journal(
+    standin: Standin, line: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bi_harness.runner.local.POLL_S", 0.02 if read == "at once" else 60)
     body = f"""
 from pathlib import Path
 path = Path({str(standin.root)!r}) / "run/.work/unit/events.jsonl"
