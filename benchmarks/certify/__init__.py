@@ -1,0 +1,1 @@
+"""How much faster ``bi-harness run`` certifies than vLLM's own determinism tests run: see ``__main__``."""

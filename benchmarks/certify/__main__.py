@@ -1,0 +1,267 @@
+"""``python -m benchmarks.certify``: vLLM's own determinism tests against ``bi-harness run``, on this GPU.
+
+Both sides run one after the other on one machine: the same checkpoint, the same attention backends, compiled
+(vLLM's tests know nothing else), each with compile caches of its own that are empty at its start. vLLM's side
+is ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks
+that look at no less (``coverage.py``), each with its control. Raw figures go to ``--out`` as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import typer
+from junitparser import JUnitXml
+
+from benchmarks.certify import vllm_tests
+from benchmarks.certify.coverage import COUNTERPARTS, checks_for
+from benchmarks.certify.timeline import Shares, first_line, seconds, shares
+
+# Imported before pytest: without it, vLLM's tests end in a circular import.
+RUN_TESTS = "import vllm.config, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+ENGINE = re.compile(r"Initializing a V1 LLM engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side's figures. ``busy``: the share of samples in which a GPU ran a kernel."""
+
+    wall_s: float
+    checks: int
+    passed: int
+    failed: int
+    other: int
+    engine_starts: int
+    busy: float | None
+    exit_code: int
+    cases: dict[str, str] = field(default_factory=dict)
+    shares: Shares | None = None
+
+    @property
+    def checks_a_minute(self) -> float:
+        """Checks, or tests, with a verdict."""
+        return 60 * (self.passed + self.failed) / self.wall_s
+
+
+class Busy:
+    """Samples the GPUs' utilization, while it is entered, every half a second."""
+
+    def __init__(self) -> None:
+        self._samples: list[int] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Busy:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def share(self) -> float | None:
+        """Of the samples in which a kernel ran; ``None`` where there is no NVIDIA GPU to ask."""
+        return sum(s > 0 for s in self._samples) / len(self._samples) if self._samples else None
+
+    def _sample(self) -> None:
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        except Exception:  # Not a verdict: a figure that is left out.
+            return
+        while not self._done.wait(0.5):
+            with suppress(pynvml.NVMLError):
+                self._samples.append(max(pynvml.nvmlDeviceGetUtilizationRates(h).gpu for h in handles))
+
+
+def environment(folder: Path, python_path: str) -> dict[str, str]:
+    """This process's environment, with empty caches for all that vLLM compiles."""
+    return {
+        **os.environ,
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (python_path, os.environ.get("PYTHONPATH", "")))),
+    }
+
+
+def theirs(
+    tests: Path, checkpoint: Path, backends: Sequence[str], python: str, work: Path, timeout_s: float
+) -> Side:
+    """Run vLLM's tests of these backends."""
+    report, log = work / "vllm.xml", work / "vllm.log"
+    command = [
+        *(python, "-c", RUN_TESTS, str(tests / "test_batch_invariance.py"), "-k", " or ".join(backends)),
+        *("-s", "-p", "no:cacheprovider", f"--junitxml={report}", "--rootdir", str(tests)),
+    ]
+    env = {**environment(work / "vllm-caches", str(tests)), "VLLM_TEST_MODEL": str(checkpoint)}
+    wall_s, code, busy = timed(command, env, log, timeout_s)
+    cases = {}
+    for suite in JUnitXml.fromfile(str(report)) if report.exists() else ():
+        for case in suite:
+            kinds = [type(result).__name__.lower() for result in case.result]
+            cases[case.name] = kinds[0] if kinds else "passed"
+    outcomes = list(cases.values())
+    return Side(
+        wall_s=wall_s,
+        checks=len(cases),
+        passed=outcomes.count("passed"),
+        failed=outcomes.count("failure"),
+        other=len(cases) - outcomes.count("passed") - outcomes.count("failure"),
+        engine_starts=len(ENGINE.findall(log.read_text(encoding="utf-8", errors="replace"))),
+        busy=busy,
+        exit_code=code,
+        cases=cases,
+    )
+
+
+def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) -> Side:
+    """Run the checks, and account for the time by their journal."""
+    out, log = work / "reports", work / "bi-harness.log"
+    command = [
+        *(sys.executable, "-m", "bi_harness.cli", "run", *arguments),
+        *("--engine-python", python, "--out", str(out)),
+    ]
+    began = time.time()
+    wall_s, code, busy = timed(command, {**os.environ}, log, timeout_s)
+    runs = sorted(out.glob("*/*/events.jsonl"))
+    if len(runs) != 1:
+        raise SystemExit(f"bi-harness left {len(runs)} runs (exit code {code}); its output is in {log}")
+    events = [json.loads(line) for line in runs[0].read_text(encoding="utf-8").splitlines()]
+    results = {
+        f"{e['result']['cell']}::{e['result']['check']}": e["result"]["status"]
+        for e in events
+        if e["type"] == "check_finished"
+    }
+    statuses = list(results.values())
+    ready = [e for e in events if e["type"] == "engine_ready"]
+    return Side(
+        wall_s=wall_s,
+        checks=len(statuses),
+        passed=statuses.count("pass"),
+        failed=statuses.count("fail"),
+        other=len(statuses) - statuses.count("pass") - statuses.count("fail"),
+        engine_starts=len(ready),
+        busy=busy,
+        exit_code=code,
+        cases=results,
+        shares=shares(events, began, began + wall_s, first_lines(ready, runs[0].parent / "logs")),
+    )
+
+
+def first_lines(ready: Sequence[Mapping[str, Any]], logs: Path) -> dict[float, float]:
+    """By the time at which an engine was ready, when vLLM wrote the first line of its log."""
+    found = {}
+    for event in ready:
+        at, start_s = seconds(event["time"]), float(event["arm"]["start_s"])
+        unit = event["arm"]["unit"].replace("/", "_")
+        for path in logs.glob(f"{unit}*-{event['arm']['arm']}.log"):
+            line = first_line(path.read_text(encoding="utf-8", errors="replace"), at)
+            if line is not None and at - start_s - 1 <= line <= at:
+                found[at] = line
+    return found
+
+
+def timed(
+    command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float
+) -> tuple[float, int, float | None]:
+    """Wall seconds, exit code and the GPU's busy share of a command; its output goes to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as out, Busy() as busy:
+        started = time.perf_counter()
+        code = subprocess.run(
+            list(command), env=dict(env), stdout=out, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
+        ).returncode
+        wall_s = time.perf_counter() - started
+    return wall_s, code, busy.share
+
+
+def main() -> None:
+    """Measure both sides and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.certify", description=__doc__)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--model", default="qwen3-1.7b", help="id of models.yaml")
+    parser.add_argument("--backend", action="append", default=[], help="attention backend; may be repeated")
+    parser.add_argument("--profile", default="nightly")
+    parser.add_argument("--mode", default="compile", help="of our side; vLLM's tests are compiled")
+    parser.add_argument("--jobs", default="auto")
+    parser.add_argument("--engine-python", default=sys.executable)
+    parser.add_argument("--tests", type=Path, help="folder with vLLM's tests, where there is no network")
+    parser.add_argument("--only", choices=["vllm", "bi-harness"], help="one side, which gives no ratio")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for each side")
+    parser.add_argument("--out", type=Path, help="JSON with the raw figures")
+    parser.add_argument("rest", nargs="*", help="more flags for `bi-harness run`, after --")
+    arguments = parser.parse_args()
+    backends = arguments.backend or ["FLASH_ATTN"]
+    python = arguments.engine_python
+
+    release = subprocess.check_output(
+        [python, "-c", "import vllm.version as v; print(v.__version__)"], text=True
+    )
+    release = release.split()[-1].partition("+")[0]
+    with tempfile.TemporaryDirectory(prefix="bi-harness-bench-") as folder:
+        work = Path(folder)
+        found: dict[str, Side] = {}
+        if arguments.only != "bi-harness":
+            tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
+            checkpoint = work / "checkpoint"
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "bi_harness.cli", "model", "make", arguments.model),
+                    *("--out", str(checkpoint), "--engine-python", python),
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout)
+        if arguments.only != "vllm":
+            chosen = checks_for(tuple(c.test for c in COUNTERPARTS))
+            flags = [
+                *("--device", arguments.device, "--model", arguments.model, "--mode", arguments.mode),
+                *("--suite", "batch_invariance", "--profile", arguments.profile, "--jobs", arguments.jobs),
+                *("-k", " or ".join(chosen)),
+                *(part for backend in backends for part in ("--backend", backend)),
+                *arguments.rest,
+            ]
+            found["bi-harness"] = ours(flags, python, work, arguments.timeout)
+    if arguments.out is not None:
+        arguments.out.write_text(
+            json.dumps({"vllm_release": release, **{k: asdict(v) for k, v in found.items()}}, indent=2)
+            + "\n",
+            encoding="utf-8",
+        )
+    for name, side in found.items():
+        busy = "not known" if side.busy is None else f"{side.busy:.0%}"
+        typer.echo(
+            f"{name}: {side.wall_s:.0f} s, {side.checks} checks ({side.passed} passed, {side.failed} failed, "
+            f"{side.other} other), {side.checks_a_minute:.1f} a minute, {side.engine_starts} engine starts, "
+            f"GPU busy {busy}, exit code {side.exit_code}"
+        )
+        if side.shares is not None:
+            for kind, value in asdict(side.shares).items():
+                typer.echo(f"  {kind:<14} {value:7.1f}  {value / side.shares.wall_s:6.1%}")
+    if len(found) == 2:
+        typer.echo(f"ratio: {found['vllm'].wall_s / found['bi-harness'].wall_s:.2f} times faster")
+
+
+if __name__ == "__main__":
+    main()
