@@ -189,13 +189,18 @@ def vllm_of(statement: Statement) -> str:
     return version if isinstance(version, str) else ""
 
 
+def device_of(statement: Statement) -> str:
+    """The device's id; empty where the certificate does not tell."""
+    device = statement.predicate.bi_harness.device.get("id")
+    return device if isinstance(device, str) else ""
+
+
 def _side(statement: Statement, name: str) -> Side:
     result = statement.predicate.bi_harness
-    device = result.device.get("id")
     return Side(
         name=name,
         run_id=result.run_id,
-        device=device if isinstance(device, str) else "",
+        device=device_of(statement),
         vllm=vllm_of(statement),
         verdict=result.verdict,
         result=statement.predicate.result,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from bi_harness.certificate.diff import ValueChange, environment_changes, vllm_of
+from bi_harness.certificate.diff import ValueChange, device_of, environment_changes, vllm_of
 from bi_harness.certificate.records import Count, Record, Status, Verdict
 from bi_harness.certificate.statement import Statement, planted_faults
 from bi_harness.errors import UsageError
@@ -132,11 +132,10 @@ def _ended(name: str, statement: Statement) -> tuple[datetime, str]:
 
 def _entry(name: str, statement: Statement) -> Entry:
     result = statement.predicate.bi_harness
-    device = result.device.get("id")
     return Entry(
         name=name,
         run_id=result.run_id,
-        device=device if isinstance(device, str) else "",
+        device=device_of(statement),
         vllm=vllm_of(statement),
         verdict=result.verdict,
         result=statement.predicate.result,

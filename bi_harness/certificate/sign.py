@@ -30,6 +30,7 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.records import Record
 from bi_harness.errors import UsageError
+from bi_harness.reading import NotRegular, read_bounded
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 """in-toto's media type for a Statement."""
@@ -211,10 +212,9 @@ def _private(signer: CryptoSigner) -> Ed25519PrivateKey:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"the {what} {path} is not a file")
-        with path.open("rb") as file:
-            data = file.read(_KEY_BYTES + 1)
+        data = read_bounded(path, _KEY_BYTES)
+    except (NotRegular, IsADirectoryError) as error:
+        raise UsageError(f"the {what} {path} is not a file") from error
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}"

@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
 from bi_harness.reading import read_bounded
@@ -34,11 +35,8 @@ def read_certificate(path: Path) -> Statement:
     try:
         return Statement.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"])[:200]
-        where = f"{place}: " if place else ""
         raise UsageError(
-            f"{file}: not a certificate of a form that this bi-harness knows: {where}{first['msg'][:200]}"
+            f"{file}: not a certificate of a form that this bi-harness knows: {first_problem(error)}"
         ) from error
 
 
