@@ -169,7 +169,6 @@ def test_a_shards_certificate_is_consistent_by_itself() -> None:
     [
         {"verdict": "CERTIFIED"},
         {"why": "all is well"},
-        {"shard": None},
         {"shard": None, "verdict": "CERTIFIED"},
     ],
 )
