@@ -91,8 +91,8 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         )
     shard: ShardPart | None = None
     if start.shard is not None:
-        idle = not (to_run or interrupted or faults)
-        verdict_, why, shard = of_part(start.shard, verdict_, why, nothing_to_run=idle)
+        doubt = interrupted or faults or disagreements or _unsound_end(start, fold)
+        verdict_, why, shard = of_part(start.shard, verdict_, why, results, sound=not doubt)
     if start.scope.endpoint is not None:
         why = f"{why}; {unverified(start.scope.endpoint)}"
     if is_dirty(start.provenance):

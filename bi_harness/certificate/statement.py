@@ -222,8 +222,8 @@ class ShardPart(Record):
         index: from 1.
         count: how many parts there are.
         plan: digest of the whole run's plan, the same in all parts.
-        passed: whether this part would have been certified if it were all: every check of it passed, and the
-            run came to its end; or there was nothing in it to run.
+        passed: whether this part did what it was for: every check of it passed or was waived, and the run
+            came to its end; or there was nothing in it to run.
     """
 
     index: Annotated[int, Field(ge=1)]

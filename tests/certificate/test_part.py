@@ -17,11 +17,12 @@ from bi_harness.certificate.verify import Folder, examine
 from bi_harness.cli.examined import recompute
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
-from tests.certificate.journals import DIGEST, JOURNAL, UNIT, end, ended, result, sound
+from tests.certificate.journals import DIGEST, JOURNAL, UNIT, end, ended, result, sound, waiver
 from tests.certificate.policies import CLEAN, certificate, held, policy
-from tests.certificate.shards import shard_of, split, unit, whole
+from tests.certificate.shards import CHECKS, shard_of, split, unit, whole
 from tests.certificate.test_any_journal import journals
 
+PARTS_OF_ONE = ([unit(1), unit(0)], [unit(2)], [unit(3)])
 PARTS = ([unit(1), unit(0)], [unit(2), unit(3)], [])
 
 
@@ -79,6 +80,28 @@ def test_what_did_not_pass(status: Any, verdict: str, exits: ExitCode) -> None:
     assert [f.shard and f.shard.passed for f in found] == [True, False, True]
     assert (found[1].verdict, code(found[1])) == (verdict, exits)
     assert found[1].why.startswith("shard 2 of 3: ")
+
+
+def test_a_shard_of_which_all_is_waived_did_its_job() -> None:
+    bad = {f"2/{check}": result("fail", check=check, cell=f"{unit(2)}/core") for check in CHECKS}
+    given = tuple(waiver(check, cell=f"{unit(2)}/core") for check in CHECKS)
+    events = split(whole(3, bad, waivers=given), PARTS_OF_ONE)[1]
+    found = made(events)
+    assert found.shard is not None
+    assert (found.verdict, found.shard.passed, code(found)) == ("INCONCLUSIVE", True, ExitCode.CERTIFIED)
+    assert "2 checks waived: not passed" in found.why
+    assert looked(build(events, JOURNAL)) == []
+    broke = ended("crashed", unit=unit(2), message="it broke")
+    for cut in (
+        [broke if e.type == "unit_finished" else e for e in events],
+        [*events[:-1], end(True)],
+        [e for e in events if e.type != "unit_finished"],
+        [e for e in events if e.type != "check_finished"],
+    ):
+        part = made(cut).shard
+        assert part is not None
+        assert not part.passed
+        assert looked(build(cut, JOURNAL)) == []
 
 
 def test_an_interrupted_shard_did_not_do_its_job() -> None:
