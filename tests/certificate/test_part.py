@@ -17,6 +17,7 @@ from bi_harness.certificate.verify import Folder, examine
 from bi_harness.cli.examined import recompute
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
+from bi_harness.report.junit import render_junit
 from tests.certificate.journals import DIGEST, JOURNAL, UNIT, end, ended, result, sound, waiver
 from tests.certificate.policies import CLEAN, certificate, held, policy
 from tests.certificate.shards import CHECKS, shard_of, split, unit, whole
@@ -226,3 +227,15 @@ def test_the_gate_wants_all_of_them() -> None:
     failing = certificate([start, *sound(result("fail"))[1:]], shard=shard)
     assert held(policy(), failing, certificate(place="b")).requirements[0].state == "failed"
     assert CLEAN
+
+
+def test_junit_turns_no_step_red_whose_part_passed() -> None:
+    bad = {"2/alone": result("error", check="alone", cell=f"{unit(2)}/core")}
+    passed, failed, _ = (render_junit(build(part, JOURNAL)).decode() for part in split(whole(3, bad), PARTS))
+    assert 'failures="0"' in passed
+    assert "<failure" not in passed
+    assert 'type="shard"' in passed
+    assert "shard 1 of 3 alone certifies nothing" in passed
+    assert "<error" in failed
+    cut = render_junit(build(split(whole(3), PARTS)[0][:-1], JOURNAL)).decode()
+    assert 'type="INCONCLUSIVE"' in cut

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from bi_harness.certificate.attempts import left
@@ -351,6 +351,54 @@ def resumed_part(part: list[Event], number: int, times: int) -> list[Event]:
             )
         )
     return [*told, *body(number), end()]
+
+
+@st.composite
+def attempts_at(draw: Any, start: RunStarted) -> list[Event]:
+    """A shard's journal: up to three attempts, in each of which anything may go wrong."""
+    told: list[Event] = [start]
+    for attempt in range(draw(st.integers(1, 3))):
+        if attempt:
+            rest = remaining(told)
+            told.append(
+                RunResumed(time=TIME, kept=rest.kept, left=len(rest.reopened), units=rest.units, host="h")
+            )
+        for cell, checks in remaining(told).checks.items():
+            name = cell.rpartition("/")[0]
+            told += [UnitStarted(time=TIME, unit=name), ready("treatment", unit=name)]
+            for check in checks:
+                # Mostly well, or hardly any would be certified.
+                if draw(st.integers(0, 9)):
+                    status = draw(st.sampled_from(STATUSES)) if draw(st.integers(0, 4)) == 0 else "pass"
+                    told.append(finished(result(status, check=check, cell=cell)))
+            if draw(st.integers(0, 9)):
+                outcome = draw(st.sampled_from(["crashed", "interrupted", *["completed"] * 8]))
+                told.append(ended(outcome, unit=name, message="" if outcome == "completed" else outcome))
+        if draw(st.integers(0, 9)):
+            told.append(end(draw(st.integers(0, 9)) == 0))
+    return told
+
+
+@given(st.data())
+def test_each_check_is_in_the_whole_what_it_is_in_its_shard(data: Any) -> None:
+    start = started(*plan_of(3))
+    parts = [
+        data.draw(attempts_at(start.model_copy(update={"shard": shard_of(start, index, 2, units)})))
+        for index, units in ((1, [unit(1), unit(3)]), (2, [unit(0), unit(2)]))
+    ]
+    shards = [journal_of(part, f"s{number}") for number, part in enumerate(parts, start=1)]
+    found = statement_of(merged(shards)).predicate.bi_harness
+    alone = [statement_of(part).predicate.bi_harness for part in parts]
+    checks = {(c.cell, c.check): c for one in alone for c in one.checks}
+    assert {(c.cell, c.check): c for c in found.checks} == checks
+    assert [c.cell for c in found.checks] == [p.cell for p in start.plan for _ in p.checks]
+    passed = [one.shard is not None and one.shard.passed for one in alone]
+    assert (found.verdict == "CERTIFIED") == all(passed)
+    assert (found.verdict == "NOT_CERTIFIED") == any(one.verdict == "NOT_CERTIFIED" for one in alone)
+    assert found.interrupted == any(one.interrupted for one in alone)
+    assert len(found.resumed) == sum(len(one.resumed) for one in alone)
+    assert sorted(map(str, found.effective)) == sorted(str(arm) for one in alone for arm in one.effective)
+    event(found.verdict)
 
 
 @pytest.mark.parametrize("times", [(1, 0), (0, 1), (2, 1), (1, 3)])
