@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,8 +105,6 @@ def write_merged(
         made.rename(run_dir)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise UsageError(f"{run_dir} was made by somebody else meanwhile") from error
         raise InfrastructureError(f"cannot write {error.filename or made}: {error.strerror}") from error
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -125,18 +122,13 @@ def _must_be_the_same(run_dir: Path, data: bytes) -> None:
 
 def _copy_logs(folder: Path, made: Path, shard: ShardJournal) -> None:
     part = shard.start.shard
-    for root, _, names in os.walk(folder / LOGS):
-        for name in sorted(names):
-            source = Path(root, name)
-            # What a run writes has no links; one could lead anywhere.
-            if source.is_symlink() or not source.is_file():
-                continue
-            target = made / source.relative_to(folder)
-            if part is not None and target.exists():
-                # Logs bear the names of units, and no unit is of two shards: nothing refers to this one.
-                target = made / SHARDS / f"{part.index}-of-{part.count}.{safe_name(name)}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    for source in _logs(folder, of_shard=part is not None):
+        target = made / source.relative_to(folder)
+        if part is not None and target.exists():
+            # Logs bear the names of units, and no unit is of two shards: nothing refers to this one.
+            target = made / LOGS / f"shard-{part.index}" / source.relative_to(folder / LOGS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
     if part is None:
         return
     (made / SHARDS).mkdir(exist_ok=True)
@@ -146,5 +138,20 @@ def _copy_logs(folder: Path, made: Path, shard: ShardJournal) -> None:
     with journal.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != shard.digest:
             raise UsageError(f"{shard.name}: its journal changed while it was merged: its run goes on")
-    if (folder / ENVELOPE).is_file():
+    if _is_file(folder / ENVELOPE):
         shutil.copyfile(folder / ENVELOPE, made / SHARDS / f"{name}.dsse.json")
+
+
+def _logs(folder: Path, *, of_shard: bool) -> Iterator[Path]:
+    """A run's logs. What a run writes has no links; one could lead anywhere."""
+    if (folder / LOGS).is_symlink():
+        return
+    for root, folders, names in os.walk(folder / LOGS):
+        if of_shard and Path(root) == folder / LOGS:
+            # Nothing that a shard has may be taken for what shards were merged from.
+            folders[:] = [name for name in folders if folder / LOGS / name != folder / SHARDS]
+        yield from (Path(root, name) for name in sorted(names) if _is_file(Path(root, name)))
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

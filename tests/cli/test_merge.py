@@ -380,10 +380,20 @@ def test_logs(tmp_path: Path) -> None:
     (runs[0] / "logs" / "attempt-2").mkdir()
     (runs[0] / "logs" / "attempt-2" / "m1.log").write_text("more\n")
     os.symlink("/etc/passwd", runs[0] / "logs" / "passwd.log")
+    os.symlink("/etc/passwd", runs[0] / "certificate.dsse.json")
+    os.mkfifo(runs[0] / "logs" / "pipe")
+    (runs[1] / "logs" / "shards").mkdir()
+    (runs[1] / "logs" / "shards" / "3-of-3.jsonl").write_text("not that")
     merged = merged_to(tmp_path, runs)
     assert {name for name in files(merged) if name.startswith("logs/")} == {
         "logs/attempt-2/m1.log",
         "logs/unit.log",
         *(f"logs/shards/{n}-of-3.jsonl" for n in (1, 2, 3)),
-        *(f"logs/shards/{n}-of-3.unit.log" for n in (2, 3)),
+        *(f"logs/shard-{n}/unit.log" for n in (2, 3)),
     }
+    assert looked_at(merged).genuine
+    shutil.rmtree(tmp_path / "merged")
+    shutil.rmtree(runs[2] / "logs")
+    os.symlink("/etc", runs[2] / "logs")
+    merged = merged_to(tmp_path, runs)
+    assert not [name for name in files(merged) if "passwd" in name]
