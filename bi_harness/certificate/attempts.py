@@ -60,7 +60,7 @@ def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[s
         units: those that ended, by id.
     """
     of_unit: dict[str, list[Key]] = {}
-    for planned in start.plan:
+    for planned in start.own:
         if planned.rule is None:
             of_unit.setdefault(planned.unit, []).extend((planned.cell, check) for check in planned.checks)
     again: set[Key] = set()
@@ -71,7 +71,7 @@ def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[s
             unsettled = {key for key in keys if results[key].status == "pass"}
         again |= unsettled
     order = [
-        key for planned in start.plan if planned.rule is None for key in _keys(planned.cell, planned.checks)
+        key for planned in start.own if planned.rule is None for key in _keys(planned.cell, planned.checks)
     ]
     unit_of = {key: unit for unit, keys in of_unit.items() for key in keys}
     return Left(

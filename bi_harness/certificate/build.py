@@ -18,6 +18,7 @@ from bi_harness.certificate.events import (
     RunStarted,
     UnitFinished,
 )
+from bi_harness.certificate.part import of_part
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
     DIRTY,
@@ -27,6 +28,7 @@ from bi_harness.certificate.statement import (
     Predicate,
     ResourceDescriptor,
     Resumption,
+    ShardPart,
     Statement,
     is_dirty,
     planted_faults,
@@ -67,10 +69,11 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     """
     start = _start(events)
     fold = _gather(start, events[1:])
-    arms = current(fold.arms, [p.cell for p in start.plan])
-    to_run = {(p.cell, check) for p in start.plan if p.rule is None for check in p.checks}
+    own = start.own
+    arms = current(fold.arms, [p.cell for p in own])
+    to_run = {(p.cell, check) for p in own if p.rule is None for check in p.checks}
     unplanned = fold.results.keys() - to_run
-    results = tuple(result for planned in start.plan for result in _results(planned, fold))
+    results = tuple(result for planned in own for result in _results(planned, fold))
     if unplanned:
         raise UsageError(f"the journal has a result that was not planned: {sorted(unplanned)[0]}")
     results, waivers = apply(start.waivers, results, to_run, start.time)
@@ -86,6 +89,10 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
         verdict_, why = (
             (verdict_, f"{why}; {named}") if verdict_ == "NOT_CERTIFIED" else ("INCONCLUSIVE", named)
         )
+    shard: ShardPart | None = None
+    if start.shard is not None:
+        doubt = interrupted or faults or disagreements or _unsound_end(start, fold)
+        verdict_, why, shard = of_part(start.shard, verdict_, why, results, sound=not doubt)
     if start.scope.endpoint is not None:
         why = f"{why}; {unverified(start.scope.endpoint)}"
     if is_dirty(start.provenance):
@@ -116,6 +123,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 axes=axes,
                 waivers=waivers,
                 resumed=tuple(fold.resumed),
+                shard=shard,
             ),
         ),
     )
@@ -138,6 +146,11 @@ def _start(events: Sequence[Event]) -> RunStarted:
     planned_checks = [(p.cell, check) for p in events[0].plan for check in p.checks]
     if len(set(planned_checks)) != len(planned_checks):
         raise UsageError("the journal plans a check twice")
+    if shard := events[0].shard:
+        if unknown := set(shard.units) - {p.unit for p in events[0].plan}:
+            raise UsageError(f"the journal's shard has a unit that is not planned: {min(unknown)}")
+        if shard.index > shard.count:
+            raise UsageError(f"the journal is of shard {shard.index} of {shard.count}: there is none")
     return events[0]
 
 
@@ -171,6 +184,13 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
 
 def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
     """Another attempt begins: what is left may have another result, and nothing else may."""
+    # Of shards that were merged, one alone went on; what the others have stands.
+    others: frozenset[str] = frozenset()
+    if event.of:
+        if unknown := set(event.of) - {p.unit for p in start.own}:
+            raise UsageError(f"the journal was resumed with a unit that is not planned: {min(unknown)}")
+        others = frozenset(p.unit for p in start.own) - set(event.of)
+        start = start.model_copy(update={"plan": start.part(event.of), "shard": None})
     rest = left(start, fold.results, fold.units)
     if (rest.kept, len(rest.reopened), rest.units) != (event.kept, event.left, event.units):
         raise UsageError(
@@ -179,8 +199,8 @@ def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
         )
     for one in rest.reopened:
         fold.results.pop((one.cell, one.check), None)
-    fold.units = {unit: ended for unit, ended in fold.units.items() if unit in rest.done}
-    fold.done_before = rest.done
+    fold.units = {unit: ended for unit, ended in fold.units.items() if unit in rest.done | others}
+    fold.done_before = (fold.done_before & others) | rest.done
     fold.finished = None
     fold.resumed.append(
         Resumption(time=event.time, kept=event.kept, torn=event.torn, host=event.host, reopened=rest.reopened)
@@ -219,7 +239,7 @@ def _unsound_end(start: RunStarted, fold: _Fold) -> str:
     """Why passes alone do not make this run sound: a unit that did not end well; empty when all did."""
     if start.scope.endpoint is None and any(arm.config.get("verified") is False for _, arm in fold.arms):
         return "an engine's configuration was not verified, and the run was not of an endpoint"
-    for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
+    for unit in dict.fromkeys(p.unit for p in start.own if p.rule is None):
         ended = fold.units.get(unit)
         if unit in fold.done_before and (ended is None or ended.outcome == "interrupted"):
             continue  # It was cut off with nothing left to do: all its results were on disk.

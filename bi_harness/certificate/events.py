@@ -7,11 +7,20 @@ A journal is ``events.jsonl``, one event a line, in the order in which they were
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, FailFast, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    FailFast,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+)
 
-from bi_harness.certificate.records import CheckResult, Count, Record, Waiver
+from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 
 
@@ -64,10 +73,36 @@ class PlannedChecks(Record):
     source: str = ""
 
 
+class ShardStarted(Record):
+    """Which part of its plan a run is of, and of which plan.
+
+    Attributes:
+        index: from 1.
+        count: how many parts there are.
+        plan: digest of the whole plan (see ``plan_digest``).
+        units: of this part; none where there are more parts than units.
+    """
+
+    index: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=2)]
+    plan: Digest
+    units: Annotated[tuple[str, ...], FailFast()]
+
+
+def plan_digest(plan: Iterable[PlannedChecks]) -> str:
+    """``sha256:...`` over a plan: its cells, units, checks and rules, in order."""
+    total = hashlib.sha256()
+    for planned in plan:
+        total.update(planned.model_dump_json().encode() + b"\n")
+    return f"sha256:{total.hexdigest()}"
+
+
 class RunStarted(Record):
     """The first event: what was asked for, of whom, and with what.
 
     ``waivers`` are all that the run was given, in the file's order; ``time`` decides which have expired.
+    ``shard`` is there where the run is of a part of its plan; ``plan`` is the whole all the same, so that
+    what a set of shards lacks is missed in what they are merged to.
     """
 
     type: Literal["run_started"] = "run_started"
@@ -81,6 +116,21 @@ class RunStarted(Record):
     waivers: tuple[Waiver, ...] = ()
     asked: dict[str, Any] | None = None
     """The options as they were given, for ``--resume``; ``None`` in journals of before there was one."""
+    shard: ShardStarted | None = None
+
+    @property
+    def own(self) -> tuple[PlannedChecks, ...]:
+        """What of the plan this run is of: all of it, but for a shard."""
+        return self.plan if self.shard is None else self.part(self.shard.units)
+
+    def part(self, units: Iterable[str]) -> tuple[PlannedChecks, ...]:
+        """What of the plan is of these units."""
+        wanted = frozenset(units)
+        return tuple(planned for planned in self.plan if planned.unit in wanted)
+
+    @model_serializer(mode="wrap")
+    def _shard_where_it_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "shard")
 
 
 class UnitStarted(Record):
@@ -166,6 +216,8 @@ class RunResumed(Record):
         torn: bytes of a last line that was cut off while it was written, and was dropped.
         host: the name of the host that it goes on on.
         command: that resumed it.
+        of: in a journal that shards were merged to, the units of the shard that was resumed, which alone have
+            something left; none for all units.
     """
 
     type: Literal["run_resumed"] = "run_resumed"
@@ -176,6 +228,18 @@ class RunResumed(Record):
     torn: Count = 0
     host: str = ""
     command: tuple[str, ...] = ()
+    of: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _of_where_it_is_merged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_empty(handler(self), "of")
+
+
+def _without_empty(data: dict[str, Any], name: str) -> dict[str, Any]:
+    # Journals of whole runs stay what they always were, byte for byte.
+    if not data.get(name):
+        data.pop(name, None)
+    return data
 
 
 Event = Annotated[

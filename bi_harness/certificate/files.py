@@ -20,6 +20,9 @@ ENVELOPE: Final = "certificate.dsse.json"
 FILES_ENVELOPE: Final = "files.dsse.json"
 REPORTS: Final = ("certificate.html", "certificate.md", "junit.xml", "cells.parquet")
 LOGS: Final = "logs"
+SHARDS: Final = "logs/shards"
+"""Of a run that shards were merged to: their journals (``1-of-3.jsonl``) and signed certificates. Under names
+that no run's own have: they are no runs of their own to who looks for runs in a folder."""
 
 
 class FilesPredicate(Record):

@@ -206,6 +206,9 @@ def _against(policy: Policy, one: Examined, result: HarnessResult, now: datetime
         found.append("its run's journal is not beside it")
     if result.verdict == "NOT_CERTIFIED":
         found.append(f"it is {result.verdict}: {result.why}")
+    if result.shard is not None:
+        part = f"shard {result.shard.index} of {result.shard.count}"
+        found.append(f"it is of {part} alone: give what `bi-harness merge` makes of all of them")
     if _vllm(result) is None and result.scope.endpoint is None:
         found.append("it does not say which vLLM ran")
     ended = _time(result.finished or result.started)

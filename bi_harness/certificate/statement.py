@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
-from bi_harness.certificate.records import CheckResult, Count, Record, Verdict, Waiver
+from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Verdict, Waiver
 
 # Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
 Names = Annotated[tuple[str, ...], FailFast()]
@@ -215,6 +215,23 @@ class Resumption(Record):
     reopened: tuple[Reopened, ...]
 
 
+class ShardPart(Record):
+    """Where a certificate is of a part of a run, which part. Such a one is never CERTIFIED: see ``merge``.
+
+    Attributes:
+        index: from 1.
+        count: how many parts there are.
+        plan: digest of the whole run's plan, the same in all parts.
+        passed: whether this part did what it was for: every check of it passed or was waived, and the run
+            came to its end; or there was nothing in it to run.
+    """
+
+    index: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=2)]
+    plan: Digest
+    passed: bool
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -235,6 +252,7 @@ class HarnessResult(Record):
         axes: the checks that ran at several parallel sizes.
         waivers: those that the run was given, in the file's order.
         resumed: the times at which the run was resumed, after it was cut off or left checks open.
+        shard: which part of a run this is; ``None`` for a whole one.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -255,11 +273,12 @@ class HarnessResult(Record):
     waivers: tuple[WaiverUse, ...] = ()
 
     resumed: tuple[Resumption, ...] = ()
+    shard: ShardPart | None = None
 
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("waivers", "resumed"):
+        for name in ("waivers", "resumed", "shard"):
             if not getattr(self, name):
                 # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
                 data.pop(name, None)

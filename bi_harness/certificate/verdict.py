@@ -9,7 +9,7 @@ from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
 from bi_harness.certificate.ops import ops_weakness, planted_controls
 from bi_harness.certificate.records import CheckResult, Verdict
-from bi_harness.certificate.statement import AxisComparison, Totals, WaiverUse
+from bi_harness.certificate.statement import AxisComparison, ShardPart, Totals, WaiverUse
 from bi_harness.certificate.waivers import must_go, waived_note
 from bi_harness.compare.evidence import control_weakness, differs, weakness
 from bi_harness.exits import ExitCode
@@ -120,13 +120,18 @@ def predicate_result(
     return "WARNED" if any(result.status == "waived" for result in results) else "PASSED"
 
 
-def exit_code(verdict_: Verdict, *, interrupted: bool) -> ExitCode:
-    """What ``run`` and ``report`` end with."""
+def exit_code(verdict_: Verdict, *, interrupted: bool, shard: ShardPart | None = None) -> ExitCode:
+    """What ``run``, ``report`` and ``merge`` end with.
+
+    A shard in which everything passed ends with 0, though it certifies nothing: its step in CI did what it
+    was for, and a step that fails would keep ``merge`` from its turn.
+    """
     if verdict_ == "NOT_CERTIFIED":
         return ExitCode.NOT_CERTIFIED
     if interrupted:
         return ExitCode.INTERRUPTED
-    return ExitCode.CERTIFIED if verdict_ == "CERTIFIED" else ExitCode.INCONCLUSIVE
+    done = verdict_ == "CERTIFIED" or (shard is not None and shard.passed)
+    return ExitCode.CERTIFIED if done else ExitCode.INCONCLUSIVE
 
 
 def _why_failed(failed: Sequence[CheckResult]) -> str:

@@ -27,6 +27,7 @@ from bi_harness.certificate.events import (
     PlannedChecks,
     RunFinished,
     RunStarted,
+    ShardStarted,
     UnitFinished,
 )
 from bi_harness.certificate.files import (
@@ -35,6 +36,7 @@ from bi_harness.certificate.files import (
     FILES_ENVELOPE,
     JOURNAL,
     REPORTS,
+    SHARDS,
     FilesStatement,
 )
 from bi_harness.certificate.problems import first_problem
@@ -75,6 +77,7 @@ class Folder:
         others: sha256 of the other files of the folder (``logs/...``), by name.
         whole: whether a run's folder was given and not one file, so that nothing of it may be missing.
         unreadable: why a file could not be read, by name.
+        shards: of a run that shards were merged to, their journals, by name.
     """
 
     place: str
@@ -82,6 +85,7 @@ class Folder:
     others: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    shards: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,14 @@ class Recompute:
         statement: from a journal's bytes; raises ``HarnessError`` for one that is damaged.
         reports: from a statement to each report's bytes, by the report's name.
         harness: digest of this version's own sources, as certificates have it.
+        merged: from shards' journals, by name, to that of the whole run; raises ``HarnessError`` where they
+            are not the shards of one.
     """
 
     statement: Callable[[bytes], Statement]
     reports: Mapping[str, Callable[[Statement], bytes]]
     harness: str
+    merged: Callable[[Mapping[str, bytes]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,7 @@ def examine(
     if statement is not None:
         consistent(statement, found)
         from_journal = _journal(folder, statement, digest, recompute, found)
+        _shards(folder, recompute, found)
         vouched = _files(folder, statement, digest, keys, wanted, found)
         _reports(folder, statement, recompute, vouched, found)
     named = () if sealed is None else (*sealed.signed_by, *sealed.bad, *sealed.unchecked)
@@ -283,12 +291,15 @@ def consistent(statement: Statement, found: _Findings) -> None:
         found.problem(CERTIFICATE, f"contradicts itself: {str(error)[:300]}")
         return
     other = again.predicate.bi_harness
-    lowered = (result.verdict, other.verdict) == ("INCONCLUSIVE", "CERTIFIED")
-    own = {"resumed", *(("verdict", "why") if lowered else ())}
+    # Of a shard, which is never CERTIFIED, it is what its part came to.
+    lowered = (result.verdict, other.verdict) == ("INCONCLUSIVE", "CERTIFIED") or (
+        result.verdict == "INCONCLUSIVE" == other.verdict and not _part_passed(result) and _part_passed(other)
+    )
+    own = {"resumed", *(("verdict", "why", "shard") if lowered else ())}
     if result.resumed:
         found.note(CERTIFICATE, "it was resumed: what ran before stands in its journal, not in what it lists")
     before = found.problems()
-    if result.verdict == "CERTIFIED":
+    if result.verdict == "CERTIFIED" or _part_passed(result):
         _no_doubt(result, found)
     for name in HarnessResult.model_fields:
         if name not in own and getattr(result, name) != getattr(other, name):
@@ -307,6 +318,10 @@ def consistent(statement: Statement, found: _Findings) -> None:
         found.good(
             CERTIFICATE, f"{result.verdict} and its figures follow from the {len(result.checks)} checks"
         )
+
+
+def _part_passed(result: HarnessResult) -> bool:
+    return result.shard is not None and result.shard.passed
 
 
 def _no_doubt(result: HarnessResult, found: _Findings) -> None:
@@ -355,6 +370,12 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     }
     if uses := copied.get("waivers"):
         copied["waivers"] = tuple(use.waiver for use in uses)
+    if result.shard is not None:
+        told = result.shard.model_dump(exclude={"passed"})
+        # Of one check a unit, each: see above.
+        copied["shard"] = ShardStarted(
+            **told, units=tuple(dict.fromkeys(check.cell for check in result.checks))
+        )
     start = RunStarted(**{**copied, "time": time, "plan": tuple(plan), "provenance": provenance})
     engines = [
         EngineReady(time=time, arm=arm, provenance={} if i else {"checkpoints": checkpoints})
@@ -408,6 +429,22 @@ def _journal(
         return False
     found.good(JOURNAL, "gives this certificate, byte for byte")
     return True
+
+
+def _shards(folder: Folder, recompute: Recompute, found: _Findings) -> None:
+    """Whether the journal is what the shards' journals beside it give."""
+    data = folder.contents.get(JOURNAL)
+    if not folder.shards or data is None:
+        return
+    try:
+        again = recompute.merged(folder.shards)
+    except (HarnessError, ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
+        found.problem(SHARDS, f"cannot be merged: {str(error)[:300]}")
+        return
+    if again != data:
+        found.problem(SHARDS, f"are not those of the {JOURNAL} beside them: one was changed")
+        return
+    found.good(SHARDS, f"{len(folder.shards)} shards' journals give this one, byte for byte")
 
 
 def _files(

@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING
 
 import bi_harness
 from bi_harness.certificate.build import build
-from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, REPORTS
+from bi_harness.certificate.files import (
+    CERTIFICATE,
+    ENVELOPE,
+    FILES_ENVELOPE,
+    JOURNAL,
+    REPORTS,
+    SHARDS,
+)
 from bi_harness.certificate.statement import Statement
 from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
 from bi_harness.errors import UsageError
 from bi_harness.matrix.collector import no_collection
+from bi_harness.matrix.shards import MOST
 from bi_harness.reading import NotRegular, read_bounded
 from bi_harness.report.sealed import log_digests
 from bi_harness.report.write import WRITERS
 from bi_harness.runner.journal import read_text
+from bi_harness.runner.merged_folder import merge_again
 from bi_harness.runner.provenance import tree_digest
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ def recompute() -> Recompute:
         statement=_from_journal,
         reports={name: writer for name, writer in WRITERS.items() if name != CERTIFICATE},
         harness=tree_digest(Path(bi_harness.__file__).resolve().parent),
+        merged=merge_again,
     )
 
 
@@ -118,7 +128,11 @@ def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
         others = dict(log_digests(folder))
     except OSError as error:
         unreadable["logs"] = error.strerror or str(error)
-    return Folder(place, contents, others, whole, unreadable)
+    shards: dict[str, bytes] = {}
+    # More than there can be are not read: what they would merge to is nothing.
+    for path in sorted((folder / SHARDS).glob("*.jsonl"))[: MOST + 1]:
+        _read(path, f"{SHARDS}/{path.name}", shards, unreadable)
+    return Folder(place, contents, others, whole, unreadable, shards)
 
 
 def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str]) -> None:

@@ -99,6 +99,15 @@ Jobs = Annotated[
         help="Units at once; auto for as many as the GPUs' memory and the cores take (on a CPU one).",
     ),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        envvar="BI_HARNESS_SHARD",
+        metavar="I/N",
+        help="Only this part of the plan, 1/3 to 3/3; by default a Buildkite step's own parallel job.",
+    ),
+]
 SignKey = Annotated[
     Path | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from bi_harness.cli.options import (
     Modes,
     Profile,
     ProfileName,
+    Shard,
     Suites,
     SuitesDir,
     VllmVersion,
@@ -39,6 +41,7 @@ def plan(
     backend: Backends = None,
     mode: Modes = None,
     k: Expression = None,
+    shard: Shard = None,
     profile: Profile = ProfileName.smoke,
     weights: Weights = WeightsName.named,
     layers: Layers = None,
@@ -51,13 +54,19 @@ def plan(
 ) -> None:
     """Show what a run would do, and what the rules exclude. Starts nothing; needs neither torch nor vLLM.
 
+    With --shard I/N, what of it that part would do (in a Buildkite step with parallelism, its own job by
+    default); cells that rules exclude are in one part each, too.
+
     Ends with 0; with 4 for a wrong flag or a mistake in the YAML; with 5 when nothing would run.
     """
     from bi_harness.cli.release import vllm_release
     from bi_harness.matrix.expand import expand
     from bi_harness.matrix.select import absent, known, select
+    from bi_harness.matrix.shards import narrowed_to, parts, shard_asked
+    from bi_harness.matrix.weights import unit_weights
     from bi_harness.spec.load import default_paths, load_spec
 
+    part = shard_asked(shard, os.environ)
     paths = default_paths(models_file, hardware_file, suites_dir)
     spec = load_spec(paths.models, paths.hardware, paths.suites)
     if device == "auto":
@@ -89,7 +98,12 @@ def plan(
     )
     for name in absent(model or (), selection.plan):
         warn(f"--model {name} leaves no cell on {device}: no backend, size, mode or check in common")
-    settings = {"profile": profile.value, "weights": weights.value, "layers": layers}
+    settings: dict[str, Any] = {"profile": profile.value, "weights": weights.value, "layers": layers}
+    nothing = not selection.running
+    if part is not None:
+        settings["shard"] = {"index": part.index, "count": part.count}
+        units = parts(unit_weights(selection, spec), part.count)[part.index - 1]
+        selection = narrowed_to(selection, units)
     if as_json:
         from bi_harness.cli.output import write_json
 
@@ -98,7 +112,7 @@ def plan(
         from bi_harness.cli.plan_view import show
 
         show(selection, release, settings)
-    if not selection.running:
+    if nothing:
         filters = {"--model": model, "--suite": suite, "--backend": backend, "--mode": mode, "-k": k}
         raise NothingToRun(_nothing(selection, filters, profile.value))
 

@@ -51,6 +51,8 @@ def _heading(selection: Selection, release: VllmRelease, settings: Mapping[str, 
     parts = [f"{settings['profile']} profile", f"{settings['weights']} weights"]
     if settings["layers"]:
         parts.append(_n(settings["layers"], "layer"))
+    if shard := settings.get("shard"):
+        parts.append(f"shard {shard['index']} of {shard['count']}")
     heading = Text("Plan for ")
     heading.append(clean(selection.plan.device), style="bold")
     heading.append(f": vLLM {clean(release.version)} ({release.origin}), {', '.join(parts)}")

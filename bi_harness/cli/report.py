@@ -43,4 +43,4 @@ def report(
         write_json_result(statement, run_folder)
     print_result(statement, Console(stderr=as_json), reports)
     result = statement.predicate.bi_harness
-    raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+    raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))

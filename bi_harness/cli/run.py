@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,7 @@ from bi_harness.cli.options import (
     Modes,
     Profile,
     ProfileName,
+    Shard,
     SignKey,
     Suites,
     SuitesDir,
@@ -87,6 +89,7 @@ _FIELDS = {
     "backend": "backends",
     "mode": "modes",
     "k": "expression",
+    "shard": "shard",
 }
 """Parameters of ``run`` → fields of ``RunOptions``."""
 
@@ -99,6 +102,7 @@ def run(
     backend: Backends = None,
     mode: Modes = None,
     k: Expression = None,
+    shard: Shard = None,
     profile: Profile = ProfileName.smoke,
     weights: Weights = WeightsName.named,
     layers: Layers = None,
@@ -125,6 +129,10 @@ def run(
     A failure that waivers.yaml names shows as waived, with its evidence, and is no pass. A waiver that has
     expired, or that names a check which passes, fails the run.
 
+    With --shard I/N (in a Buildkite step with parallelism, its own job by default), a part of the plan runs.
+    Such a run certifies nothing by itself: give the folders of all shards to `bi-harness merge`. It ends with
+    0 when all of its part passed, or there was nothing in it to run.
+
     With --resume RUN (its folder), checks that have a result keep it, and the others run. It must be the same
     run: other YAML, suites, flags, another vLLM, bi-harness or host are refused (4), and so is a folder in
     which a run is still going on.
@@ -135,6 +143,7 @@ def run(
     from rich.console import Console
 
     from bi_harness.certificate.verdict import exit_code
+    from bi_harness.matrix.shards import shard_asked
     from bi_harness.report.console import print_result
     from bi_harness.report.write import remove_reports, write_reports
     from bi_harness.runner.earlier import resuming
@@ -162,6 +171,8 @@ def run(
         endpoint=endpoint,
         control_endpoint=control_endpoint,
         jobs=_jobs(jobs),
+        # A run that is resumed says itself which shard it is.
+        shard=shard_asked(shard, os.environ if resume is None else {}),
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:
@@ -184,6 +195,9 @@ def run(
             )
             if not earlier.complete:
                 remove_reports(earlier.run_dir)  # They are of less than what will be there.
+        if (part := prepared.shard) is not None:
+            units = f"{len(prepared.own.plan.units)} of {len(prepared.selection.plan.units)} units"
+            typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
         stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
@@ -200,7 +214,7 @@ def run(
     if record:
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
-    raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted))
+    raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
 
 
 def _jobs(text: str) -> int | None:

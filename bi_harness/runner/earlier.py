@@ -26,6 +26,7 @@ from bi_harness.certificate.events import (
     UnitFinished,
     UnitStarted,
 )
+from bi_harness.certificate.files import SHARDS
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.runner.hold import held, unit_folder, wait_until_gone
@@ -117,6 +118,10 @@ def resuming(run_dir: Path) -> Iterator[Earlier]:
     if not (run_dir / JOURNAL).is_file():
         raise UsageError(
             f"{run_dir} has no {JOURNAL}: --resume takes the folder of a run, DIR/<device>/<run id>"
+        )
+    if (run_dir / SHARDS).is_dir():
+        raise UsageError(
+            f"{run_dir} was merged of shards: resume the shard that has something left, and merge again"
         )
     with held(run_dir / JOURNAL):
         wait_until_gone(run_dir)

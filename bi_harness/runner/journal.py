@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -129,6 +129,11 @@ def read_whole_lines(path: Path) -> tuple[list[Event], int, bytes]:
     *lines, torn = data.split(b"\n")
     events = [parse(line, path.name, number) for number, line in enumerate(lines, start=1)]
     return events, len(data) - len(torn), torn
+
+
+def as_bytes(events: Iterable[Event]) -> bytes:
+    """A journal's bytes: each event as ``Journal.write`` writes it."""
+    return b"".join(event.model_dump_json().encode("utf-8") + b"\n" for event in events)
 
 
 def read(path: Path, *, progress: bool = True) -> tuple[list[Event], str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bi_harness.device.facts import HostFacts
 from bi_harness.engine.memory import engine_gib, kv_cache_bytes, two_fit
 from bi_harness.matrix.cells import Unit
+from bi_harness.matrix.weights import unit_weight
 from bi_harness.runner.schedule import Free, Need
 from bi_harness.spec.load import Spec
 from bi_harness.workload.plan import plan_workload
@@ -20,9 +21,6 @@ MOST = 8
 
 _OPERATORS_GIB = 24.0
 """Of two processes that measure operators: their CUDA contexts, and the largest batch of the widest one."""
-
-_EAGER_S, _COMPILE_S, _CHECK_S = 40.0, 100.0, 10.0
-"""Seconds that an engine pair's start and a check take on a GPU, roughly: only which is longer matters."""
 
 
 def host_free(host: HostFacts, kind: str, jobs: int) -> Free:
@@ -71,12 +69,7 @@ def need(
     """
     first = unit.cells[0]
     device, model = spec.devices[first.device], spec.models[first.model]
-    named = [spec.suites[cell.suite].check(name) for cell in unit.cells for name in checks.get(cell.id, ())]
-    # Checks that need the same engine follow each other.
-    starting = [one for i, one in enumerate(named) if i == 0 or one.engine != named[i - 1].engine]
-    start_s = _EAGER_S if first.mode == "eager" else _COMPILE_S
-    extra = sum(max(0, check.starts - 2) for check in named)
-    weight = start_s * (len(starting) + extra / 2) + _CHECK_S * len(named)
+    weight = unit_weight(unit, spec, checks)
     if device.kind == "cpu":
         return Need(gpus=1, gpu_gib=1.0, cores=1.0, weight=weight)
     suites = [spec.suites[cell.suite] for cell in unit.cells]

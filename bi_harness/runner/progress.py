@@ -41,7 +41,7 @@ class Watcher:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, RunStarted):
-            running = [p for p in event.plan if p.rule is None]
+            running = [p for p in event.own if p.rule is None]
             self._total = sum(len(p.checks) for p in running)
             self._units = len({p.unit for p in running})
             if self._bar is not None:

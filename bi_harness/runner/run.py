@@ -17,7 +17,14 @@ from types import FrameType
 from typing import Any
 
 from bi_harness.certificate.build import build
-from bi_harness.certificate.events import Event, PlannedChecks, RunFinished, RunStarted
+from bi_harness.certificate.events import (
+    Event,
+    PlannedChecks,
+    RunFinished,
+    RunStarted,
+    ShardStarted,
+    plan_digest,
+)
 from bi_harness.certificate.records import Waiver
 from bi_harness.certificate.statement import EndpointScope, Power, Scope, Statement
 from bi_harness.device.detect import detect
@@ -31,7 +38,9 @@ from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Unit
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import Selection, narrowed, select
+from bi_harness.matrix.shards import Shard, narrowed_to, parts
 from bi_harness.matrix.waivers import unknown_waivers
+from bi_harness.matrix.weights import unit_weights
 from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.earlier import Earlier
@@ -75,6 +84,7 @@ class RunOptions:
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
         waivers: failures that are let be; ``None`` where no file is given.
         jobs: units at once, at most; ``None`` for as many as the host takes.
+        shard: the part of the plan that runs; ``None`` for all of it.
     """
 
     device: str
@@ -97,6 +107,7 @@ class RunOptions:
     cores: tuple[int, ...] = ()
     waivers: Waivers | None = None
     jobs: int | None = 1
+    shard: Shard | None = None
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -127,6 +138,12 @@ class Prepared:
     vllm: str | None
     selection: Selection
     power: tuple[Power, ...] = ()
+    shard: ShardStarted | None = None
+
+    @property
+    def own(self) -> Selection:
+        """What of the selection runs here: all of it, but for a shard."""
+        return self.selection if self.shard is None else narrowed_to(self.selection, self.shard.units)
 
 
 def prepare(options: RunOptions, spec: Spec) -> Prepared:
@@ -186,7 +203,16 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)
     # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
     power = known_power(spec, suites) if options.control else ()
-    return Prepared(options, spec, device, host, engine.executable, engine.vllm_version, selection, power)
+    run = Prepared(options, spec, device, host, engine.executable, engine.vllm_version, selection, power)
+    return replace(run, shard=_shard(run))
+
+
+def _shard(run: Prepared) -> ShardStarted | None:
+    if run.options.shard is None:
+        return None
+    index, count = run.options.shard.index, run.options.shard.count
+    units = parts(unit_weights(run.selection, run.spec), count)[index - 1]
+    return ShardStarted(index=index, count=count, plan=plan_digest(_plan(run.selection)), units=units)
 
 
 def _at_endpoint(options: RunOptions) -> RunOptions:
@@ -263,7 +289,7 @@ def _run_units(
     stopped: Callable[[], bool],
     earlier: Earlier | None,
 ) -> None:
-    checks = run.selection.checks
+    checks = run.own.checks
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(run_dir / JOURNAL, new=earlier is None))
         if earlier is None:
@@ -286,7 +312,7 @@ def _run_units(
             earlier.go_on(emit)
             shutil.rmtree(run_dir / WORK, ignore_errors=True)  # What it told is in the journal now.
         attempt = earlier.attempt if earlier is not None else 1
-        units = {u.id: u for u in run.selection.plan.units if any(cell.id in checks for cell in u.cells)}
+        units = {u.id: u for u in run.own.plan.units if any(cell.id in checks for cell in u.cells)}
         kind = run.spec.devices[run.device].kind
         # A server that is there already is one, whoever asks it.
         jobs = how_many(run.options.jobs, run.host, kind) if run.options.endpoint is None else 1
@@ -360,6 +386,8 @@ def asked(run: Prepared) -> dict[str, Any]:
     paths = {name: str(getattr(run.spec.paths, name).absolute()) for name in ("models", "hardware", "suites")}
     if run.options.waivers is not None:
         paths["waivers"] = str(run.options.waivers.path.absolute())
+    if run.options.shard is not None:
+        options["shard"] = [run.options.shard.index, run.options.shard.count]
     return {
         "options": {**options, "device": run.device, "engine_python": run.python},
         "paths": paths,
@@ -382,6 +410,8 @@ def options_from(told: Mapping[str, Any], given: RunOptions) -> RunOptions:
     if unknown := options.keys() - known:
         raise UsageError(f"the journal has options that this bi-harness does not know: {sorted(unknown)}")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    if values.get("shard") is not None:
+        values["shard"] = Shard(*values["shard"])
     return replace(given, **values)
 
 
@@ -413,23 +443,28 @@ def run_started(run: Prepared, run_id: str) -> RunStarted:
             if options.endpoint is not None
             else None,
         ),
-        plan=tuple(
-            PlannedChecks(
-                cell=planned.cell.id,
-                unit=planned.unit,
-                checks=selection.checks[planned.cell.id],
-                rule=planned.rule if planned.status == "skip" else None,
-                reason=planned.reason,
-                source=planned.source,
-            )
-            for planned in selection.plan.cells
-        ),
+        plan=_plan(selection),
         provenance=_provenance(run),
         power=run.power,
         waivers=tuple(Waiver(**entry.model_dump()) for entry in options.waivers.entries)
         if options.waivers is not None
         else (),
         asked=asked(run),
+        shard=run.shard,
+    )
+
+
+def _plan(selection: Selection) -> tuple[PlannedChecks, ...]:
+    return tuple(
+        PlannedChecks(
+            cell=planned.cell.id,
+            unit=planned.unit,
+            checks=selection.checks[planned.cell.id],
+            rule=planned.rule if planned.status == "skip" else None,
+            reason=planned.reason,
+            source=planned.source,
+        )
+        for planned in selection.plan.cells
     )
 
 

@@ -17,17 +17,23 @@ _COMPARED_HERE: Final = ("type", "time", "run_id", "device", "scope", "provenanc
 _OWN: Final = "BI_HARNESS_"
 
 
-def differences(then: RunStarted, now: RunStarted) -> tuple[str, ...]:
+def differences(
+    then: RunStarted, now: RunStarted, *, words: tuple[str, str] = ("then", "now")
+) -> tuple[str, ...]:
     """What differs between a run's first event and what would be its first event now, a line for each.
 
     Not compared are times, paths, the command and the host's name. Variables of bi-harness itself are
     options, which are compared as such.
+
+    Args:
+        words: for the one and for the other, in what is said.
     """
+    one, other = words
     found: list[str] = []
 
     def compare(name: str, before: object, after: object) -> None:
         if before != after:
-            found.append(f"{name}: {_short(before)} then, {_short(after)} now")
+            found.append(f"{name}: {_short(before)} {one}, {_short(after)} {other}")
 
     compare("device", then.device.get("id"), now.device.get("id"))
     for name in ("kind", "invariance"):
@@ -45,10 +51,10 @@ def differences(then: RunStarted, now: RunStarted) -> tuple[str, ...]:
     _compare_all(compare, "variable ", _environment(then), _environment(now))
     _compare_all(compare, "host's ", _host(then), _host(now))
     if then.plan != now.plan:
-        found.append(f"plan: {_planned(then)} checks then, {_planned(now)} now, or others")
+        found.append(f"plan: {_planned(then)} checks {one}, {_planned(now)} {other}, or others")
     # What later versions add to a run's start is compared whole.
     found += [
-        f"{name}: another one now"
+        f"{name}: another one {other}"
         for name in type(then).model_fields
         if name not in _COMPARED_HERE and getattr(then, name) != getattr(now, name)
     ]
