@@ -82,7 +82,7 @@ class Audit:
         self._sequences.close()
 
     def _measured(self, call: Call, effort: Mapping[str, Any]) -> dict[str, Any]:
-        record = {**_head(call.name, call.kind), "form": str(call.form), "instances": len(call.instances)}
+        record = {**_head(call.name, call.kind), "form": self._form(call), "instances": len(call.instances)}
         forms = [other for other in self._calls if other.kind == call.kind]
         if forms.index(call) >= MOST_FORMS:
             return {**record, "missing": f"modules of its kind are called in more than {MOST_FORMS} ways"}
@@ -99,6 +99,12 @@ class Audit:
             return {**record, "missing": why[:500]}
         self._done |= set(call.instances)
         return {**record, **total.told()}
+
+    def _form(self, call: Call) -> str:
+        """With the names of the modules that it is given: it is them that compute."""
+        names = {id(module): name for name, (module, _) in self._modules.items()}
+        passed = [f" ({names[id(m)]})" for m in call.passed() if id(m) in names]
+        return f"{call.form}{''.join(passed)}"
 
     def _instance(
         self, module: Any, name: str, call: Call, effort: Mapping[str, Any], *, first: bool
