@@ -90,7 +90,12 @@ class Audit:
         try:
             with _undisturbed(), self._configured():
                 for name, module in call.instances.items():
-                    total.add(name, *self._instance(module, name, call, effort, first=name == call.name))
+                    whole = name == call.name
+                    found = self._instance(module, name, call, effort, whole=whole)
+                    if found[1].differing and not whole:
+                        # Up to the largest batch, so that what is told of it is all that there is.
+                        found = self._instance(module, name, call, effort, whole=True)
+                    total.add(name, *found)
                 if effort["planted"] and not total.differing:
                     record["planted"] = self._planted(call, effort)
         except Exception as error:
@@ -107,26 +112,23 @@ class Audit:
         return f"{call.form}{''.join(passed)}"
 
     def _instance(
-        self, module: Any, name: str, call: Call, effort: Mapping[str, Any], *, first: bool
+        self, module: Any, name: str, call: Call, effort: Mapping[str, Any], *, whole: bool
     ) -> tuple[str, Measured, tuple[int, int], str]:
         made = Replayed(module, name, call, self._around)
         before = _fingerprint(module)
-        subjects = effort["subjects"] if first else effort["others_subjects"]
-        most = self._most(made, effort["most_rows"] if first else effort["others_rows"])
+        subjects = effort["subjects"] if whole else effort["others_subjects"]
+        most = self._most(made, effort["most_rows"] if whole else effort["others_rows"])
         subjects = min(subjects, most)
         device = str(call.rows()[0].device)
         twice = _Alone(made, min(TWICE, subjects))
         unlike = twice.again()
-        counts = row_counts(most, effort["sample"] if first else 0, effort["seed"])
-        if not first:
-            # Every power of two with its neighbours is for the first: the others have its code.
-            counts = tuple(n for n in counts if n in (1, 2, 3, 17, most))
+        counts = row_counts(most, effort["sample"] if whole else 0, effort["seed"])
         tried = batches(
             counts,
             subjects=subjects,
             least=min(effort["least"], subjects),
             seed=effort["seed"],
-            every=effort["every"] if first else len(counts) + 1,
+            every=effort["every"],
         )
         found = measure(made, tried, subjects=subjects, device=device, seed=effort["seed"])
         unlike = max(unlike, twice.again())
@@ -149,7 +151,7 @@ class Audit:
     def _of_sequences(self, *, planted: bool) -> Iterator[dict[str, Any]]:
         groups: dict[Kind, list[str]] = {}
         for name, (_, kind) in self._modules.items():
-            if kind.sequence:
+            if kind.sequence and name in self._capture.called:
                 groups.setdefault(kind, []).append(name)
         # What is inside comes first: what holds it differs, too.
         for kind, names in sorted(groups.items(), key=lambda item: -_depth(item[1][0])):
@@ -157,10 +159,6 @@ class Audit:
 
     def _sequence(self, kind: Kind, names: list[str], *, planted: bool) -> dict[str, Any]:
         record = {**_head(names[0], kind), "how": "sequences", "instances": len(names)}
-        if called := [name for name in names if name in self._capture.called]:
-            names = called
-        elif unhooked := _unhooked(kind, self._modules[names[0]][0]):
-            return {**record, "missing": unhooked}
         if trouble := [self._sequences.trouble[name] for name in names if name in self._sequences.trouble]:
             return {**record, "missing": trouble[0]}
         total, failing = Compared(), []
@@ -190,9 +188,10 @@ class Audit:
             if call.name in self._done
         }
         seen = {name for call in self._calls for name in call.instances}
+        seen |= {name for name in self._capture.called if self._modules[name][1].sequence}
         groups: dict[tuple[Kind, str, str], list[str]] = {}
         for name, (module, kind) in self._modules.items():
-            if name in seen or kind.sequence:
+            if name in seen:
                 continue
             through = passed.get(id(module), "") or self._holder(name)
             missing = "" if through else self._why(name, module)
@@ -221,7 +220,7 @@ class Audit:
 
         if type(module).forward is torch.nn.Module.forward and not list(module.parameters(recurse=False)):
             return ""  # a list of modules: it computes nothing
-        return "no request called it"
+        return "no call of it was seen: nothing calls it, or vLLM calls its forward() past the hooks"
 
     @contextlib.contextmanager
     def _configured(self) -> Iterator[None]:
@@ -290,6 +289,8 @@ class _Total:
         """For JSON."""
         sizes: dict[int, bool] = {}
         for _, found, _, _ in self._found:
+            if self.differing and not found.differing:
+                continue  # sizes that the others were not tried at would read as if they held there
             for size in found.sizes:
                 sizes[size.rows] = sizes.get(size.rows, True) and not size.differing
         firsts = [found.first for _, found, _, _ in self._found if found.first is not None]
@@ -354,14 +355,6 @@ def _depth(name: str) -> int:
 
 def _any_layer(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
-
-
-def _unhooked(kind: Kind, module: Any) -> str:
-    import torch
-
-    if type(module).forward is torch.nn.Module.forward:
-        return "it only holds others"
-    return "no call of it was seen: vLLM calls its forward() past the hooks, or not at all"
 
 
 def _fingerprint(module: Any) -> dict[str, int]:
