@@ -232,6 +232,15 @@ def operators(request: pytest.FixtureRequest, check: CheckRecorder) -> Callable[
 
 
 @pytest.fixture
+def modules(
+    request: pytest.FixtureRequest, cell: Cell, check: CheckRecorder
+) -> Callable[[EngineClient], None]:
+    """Call it to have the check observe the modules of an engine's loaded model, each type by itself."""
+    session = _session(request)
+    return lambda engine: session.observe_modules(cell, engine, check)
+
+
+@pytest.fixture
 def starts(request: pytest.FixtureRequest, cell: Cell) -> Starts:
     """Starts engines of the check's own: cold, warm and eager, and tells what the starts counted."""
     item: Any = request.node

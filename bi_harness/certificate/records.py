@@ -248,6 +248,59 @@ class OpResult(Record):
     drawn: Count = 0
 
 
+class ModuleResult(Record):
+    """The modules of one type of a loaded model, called in one way: do their rows depend on the batch?
+
+    Attributes:
+        type: name of the class.
+        form: what it is called with: dtype and sizes of a row of each argument.
+        name: qualified name of the instance that was audited most thoroughly.
+        weights: its own, with sizes and dtype; those of its parts are theirs.
+        quant: class of its quantization method; empty for none.
+        parameters: how many it has of its own.
+        dtype: of what it gives.
+        how: ``rows``: it was fed rows in batches of every size; ``sequences``: its rows were compared while
+            the same requests ran alone and together.
+        missing: why it was not audited; empty where it was.
+        through: the audited module that computes with it, where it is never called itself.
+        instances, audited: how many there are in the model, and how many of them were audited.
+        failing: names of those that do not hold.
+        rows: compared with themselves alone, over all batches.
+        differing: those of them whose bits differ; values: of their results, how many differ.
+        max_ulp: the largest distance, in units in the last place; 0 for ``sequences``, which keep digests.
+        repeated, unequal: rows computed twice in the same batch, and those of them that differ.
+        alone, unrepeatable: rows computed alone twice, and those of them that differ.
+        changed: a weight or buffer that calls changed; empty for none.
+        first: the first difference; ``None`` exactly when no row differs.
+        ranges: the batch sizes that were tried, rising.
+    """
+
+    type: Annotated[str, Field(min_length=1)]
+    form: str = ""
+    name: Annotated[str, Field(min_length=1)]
+    weights: tuple[str, ...] = ()
+    quant: str = ""
+    parameters: Count
+    dtype: str = ""
+    how: Literal["rows", "sequences"] = "rows"
+    missing: str = ""
+    through: str = ""
+    instances: Count
+    audited: Count = 0
+    failing: tuple[str, ...] = ()
+    rows: Count = 0
+    differing: Count = 0
+    values: Count = 0
+    max_ulp: Count = 0
+    repeated: Count = 0
+    unequal: Count = 0
+    alone: Count = 0
+    unrepeatable: Count = 0
+    changed: str = ""
+    first: OpDifference | None = None
+    ranges: tuple[OpRange, ...] = ()
+
+
 class CheckResult(Record):
     """The result of one check on one cell.
 
@@ -261,6 +314,7 @@ class CheckResult(Record):
         facts: what the engine said of itself, for a check that judges that.
         control_facts: the same where it must be otherwise: with invariance off, or without what is checked.
         ops: the operators that the check measured; their facts are among ``facts``.
+        modules: the modules that the check audited, and those that it could not; their facts likewise.
         rule: for a skip, the id of the rule that excluded the cell.
         log: for an error, the log file (relative to the run folder) that tells more.
         duration_s: seconds of wall time; ``None`` for a check that never started.
@@ -276,6 +330,7 @@ class CheckResult(Record):
     facts: tuple[Fact, ...] = ()
     control_facts: tuple[Fact, ...] = ()
     ops: tuple[OpResult, ...] = ()
+    modules: tuple[ModuleResult, ...] = ()
     rule: str | None = None
     log: str | None = None
     duration_s: float | None = None
@@ -284,7 +339,7 @@ class CheckResult(Record):
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("ops", "waiver"):
+        for name in ("ops", "modules", "waiver"):
             if not getattr(self, name):
                 # Certificates of before there were any stay what they are, byte for byte.
                 data.pop(name, None)

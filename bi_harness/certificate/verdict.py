@@ -7,6 +7,7 @@ from typing import Literal
 
 from bi_harness.certificate.axes import unequal
 from bi_harness.certificate.facts import facts_differ, facts_weakness
+from bi_harness.certificate.modules import modules_weakness
 from bi_harness.certificate.ops import ops_weakness, planted_controls
 from bi_harness.certificate.records import CheckResult, Verdict
 from bi_harness.certificate.statement import AxisComparison, ShardPart, Totals, WaiverUse
@@ -89,6 +90,8 @@ def why_hollow(result: CheckResult) -> str:
     if judged and (why := facts_weakness(result.facts, result.control_facts)):
         return why
     if why := ops_weakness(result.ops, result.facts, result.control_facts):
+        return why
+    if why := modules_weakness(result.modules, result.facts, result.control_facts):
         return why
     if result.evidence is None:
         return "" if judged else "it has no evidence"

@@ -10,7 +10,7 @@ import re
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,21 @@ class EngineClient:
             self.kill()
             raise EngineError(self._explain("did not tell its counters", message.get("error")))
         return tuple(message["ranks"])
+
+    def modules(self, ask: str, given: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """A step of the audit of the engine's modules, see ``engine.modules.audit``.
+
+        Raises:
+            EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._send({"do": "modules", "ask": ask, "with": dict(given)}, deadline)
+        message = self._read(deadline, lambda: f"did not audit its modules within {timeout_s:.0f} s")
+        found = message.get("found")
+        if message["event"] != "modules" or not isinstance(found, dict):
+            self.kill()
+            raise EngineError(self._explain("did not audit its modules", message.get("error")))
+        return found
 
     def generate(
         self,

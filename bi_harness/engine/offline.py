@@ -33,9 +33,9 @@ class OfflineEngine:
         """vLLM's own configuration, as it came out."""
         return self._llm.llm_engine.vllm_config
 
-    def collective_rpc(self, method: str) -> list[Any]:
+    def collective_rpc(self, method: str, *args: Any) -> list[Any]:
         """What every worker answers."""
-        return list(self._llm.collective_rpc(method))
+        return list(self._llm.collective_rpc(method, args=args))
 
     def metrics(self) -> list[Any]:
         """vLLM's metrics, see ``vllm.v1.metrics.reader``."""

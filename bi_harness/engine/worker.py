@@ -77,6 +77,8 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
         try:
             if command["do"] == "startup":
                 say({"event": "startup", "ranks": _startup(engine)})
+            elif command["do"] == "modules":
+                say({"event": "modules", "found": _modules(engine, command)})
             else:
                 say(_generate(engine, command, steps, say))
         except Exception as error:
@@ -164,6 +166,21 @@ def _startup(engine: Engine) -> list[dict[str, Any]]:
     if isinstance(engine, OnlineEngine):
         raise Refused("a data parallel engine does not tell what the start of each rank counted")
     return engine.collective_rpc("bi_harness_startup")
+
+
+def _modules(engine: Engine, command: dict[str, Any]) -> dict[str, Any]:
+    """A step of the audit of the engine's modules.
+
+    Raises:
+        Refused: there are several workers, which each have a part of them.
+    """
+    if isinstance(engine, OnlineEngine):
+        raise Refused("the modules of a data parallel engine are not audited")
+    ranks = engine.collective_rpc("bi_harness_modules", command["ask"], command["with"])
+    if len(ranks) != 1:
+        raise Refused(f"{len(ranks)} workers have parts of the model, and modules are audited whole")
+    found: dict[str, Any] = ranks[0]
+    return found
 
 
 def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:

@@ -69,6 +69,18 @@ class Readback:
         """What this worker's process counted up to now, see ``startup_counters.read``."""
         return startup_counters.read(self.vllm_config)  # type: ignore[attr-defined]
 
+    def bi_harness_modules(self, ask: str, given: dict[str, Any]) -> dict[str, Any]:
+        """A step of the audit of this worker's modules, see ``engine.modules.audit``."""
+        from bi_harness.engine.modules.audit import Audit
+
+        runner = self.model_runner  # type: ignore[attr-defined]
+        audit: Audit | None = getattr(self, "bi_harness_audit", None)
+        if audit is None:
+            model = runner.get_model() if hasattr(runner, "get_model") else runner.model
+            audit = Audit(model, runner, self.vllm_config)  # type: ignore[attr-defined]
+        self.bi_harness_audit = audit if ask != "end" else None
+        return audit.answer(ask, given)
+
     def bi_harness_server(self) -> dict[str, Any]:
         """All that a server cannot be asked for over HTTP, for its client on the same host: what
         ``bi_harness_effective`` tells, vLLM's configuration as this worker has it, devices and versions. Left

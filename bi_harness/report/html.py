@@ -14,6 +14,7 @@ from bi_harness.report.effective_view import effective_view
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import cell_figures, finding, skip_groups
 from bi_harness.report.matrix_view import build_matrix
+from bi_harness.report.modules_view import MODULE_SYMBOLS, MODULE_WORDS, module_tables
 from bi_harness.report.ops_view import op_tables
 from bi_harness.report.tree import entries
 from bi_harness.report.waivers_view import waiver_lines, waivers_left
@@ -74,6 +75,9 @@ def _context(statement: Statement) -> dict[str, Any]:
         "has_suites": any(column.suite for column in matrix.columns),
         "cells": cell_figures(statement),
         "op_tables": op_tables(statement),
+        "module_tables": module_tables(statement),
+        "module_symbols": MODULE_SYMBOLS,
+        "module_words": MODULE_WORDS,
         "fact_tables": fact_tables(statement),
         "fact_tables_left": tables_left(statement),
         "findings": [finding(statement, check, i) for i, check in enumerate(shown[:MAX_FINDINGS], start=1)],

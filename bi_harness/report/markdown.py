@@ -11,6 +11,13 @@ from bi_harness.report import facts
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.matrix_view import Slot, build_matrix
+from bi_harness.report.modules_view import (
+    MODULE_SYMBOLS,
+    MODULE_WORDS,
+    ModuleLine,
+    ModuleTable,
+    module_tables,
+)
 from bi_harness.report.ops_view import SYMBOLS as OP_SYMBOLS
 from bi_harness.report.ops_view import WORDS as OP_WORDS
 from bi_harness.report.ops_view import OpLine, op_tables
@@ -73,6 +80,7 @@ def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
     parts += [
         _ops(statement, listed),
+        _modules(statement, listed),
         _facts(statement, listed),
         _waivers(statement, listed),
         _skips(statement, listed),
@@ -197,6 +205,41 @@ def _op_line(line: OpLine, width: int) -> str:
         [band.text for band in line.bands] if not line.note else [escape(line.note, 300), *[""] * (width - 1)]
     )
     return f"| {name}{told} | {escape(line.dtype)} | {' | '.join(cells)} |"
+
+
+def _modules(statement: Statement, listed: int) -> str:
+    tables = module_tables(statement)
+    if not tables:
+        return ""
+    legend = ", ".join(f"{MODULE_SYMBOLS[state]} {MODULE_WORDS[state]}" for state in MODULE_SYMBOLS)
+    out = ["### Modules of the loaded model", f"{legend}. M is the rows of a batch."]
+    for table in tables[: max(1, listed // 10)]:
+        heads = ("", "Module", "Instance", "Own weights", "Called with", "dtype", "Holds for M")
+        lines = [
+            _module_heading(table),
+            "",
+            f"| {' | '.join(heads)} |",
+            f"|{' --- |' * len(heads)}",
+        ]
+        shown = table.lines[:listed]
+        lines += [_module_line(line) for line in shown]
+        if left := table.left + len(table.lines) - len(shown):
+            lines += ["", f"_{plural(left, 'more module')} in certificate.json._"]
+        out.append("\n".join(lines))
+    if len(tables) > max(1, listed // 10):
+        out.append("_The modules of more cells are in certificate.json._")
+    return "\n\n".join(out)
+
+
+def _module_heading(table: ModuleTable) -> str:
+    told = f"{table.audited} types audited, {table.failed} failed, {table.missing} not audited"
+    return f"{code(table.cell, 300)}: {told}"
+
+
+def _module_line(line: ModuleLine) -> str:
+    found = "; ".join(part for part in (line.ranges, line.said, line.how) if part)
+    cells = (line.type, line.name, line.weights or "—", line.form or "—", line.dtype or "—", found)
+    return f"| {MODULE_SYMBOLS[line.state]} | {' | '.join(escape(cell, 500) for cell in cells)} |"
 
 
 def _facts(statement: Statement, listed: int) -> str:

@@ -64,6 +64,7 @@ CLEAN = {
     # Two servers a run, and compiled ones take twice as long to start.
     "online": Clean("qwen3-tiny", ("eager",), 3),
     "ops": Clean("qwen3-tiny", ("eager",), 5),
+    "module_invariance": Clean("qwen3-tiny", ("eager",), 5),
 }
 """The suites that have planted faults."""
 

@@ -15,8 +15,17 @@ import pytest
 
 from bi_harness.certificate.events import CheckFinished, CheckProgress, CheckStarted, EngineReady, Event
 from bi_harness.certificate.facts import facts_differ, facts_weakness
+from bi_harness.certificate.modules import modules_weakness
 from bi_harness.certificate.ops import ops_weakness
-from bi_harness.certificate.records import CheckResult, Evidence, Fact, Needed, OpResult, Status
+from bi_harness.certificate.records import (
+    CheckResult,
+    Evidence,
+    Fact,
+    ModuleResult,
+    Needed,
+    OpResult,
+    Status,
+)
 from bi_harness.compare.evidence import Arm, conclude, differs, gather
 from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
@@ -30,9 +39,11 @@ from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Client, Driven, Engines, safe_name
 from bi_harness.runner.journal import Journal, now
 from bi_harness.runner.kernel_facts import chosen_kernels, kernels_of
+from bi_harness.runner.module_checks import audit
 from bi_harness.runner.op_checks import ArmFound, measure_ops
 from bi_harness.runner.starts import Starts
 from bi_harness.spec.load import EXPECTED, Spec, default_paths, load_spec
+from bi_harness.spec.operators import ModuleAmount
 from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.plan import Workload
 from bi_harness.workload.requests import Request
@@ -170,6 +181,30 @@ class SuiteSession:
                 more = f" (and {len(own.errors) - 1} more)" if len(own.errors) > 1 else ""
                 raise EngineError(f"the {arm} could not measure {own.errors[0]}{more}")
 
+    def observe_modules(self, cell: Cell, engine: EngineClient, recorder: CheckRecorder) -> None:
+        """Have the recorder observe the modules of an engine's loaded model.
+
+        Raises:
+            HarnessError: the suite's profile is wrong, or the engine failed.
+        """
+        arm = engine.config.arm
+        amount = ModuleAmount.of(self._spec.suites[cell.suite], self._context.profile)
+        try:
+            found = audit(
+                engine,
+                self.engines.workload(cell),
+                amount,
+                control=arm == "control",
+                timeout_s=self._spec.suites[cell.suite].timeouts.check_s,
+                progress=lambda done, of: recorder.progress(arm, done, of),
+            )
+        except EngineError as error:
+            recorder.failed(engine, error)
+            raise
+        recorder.observe(arm, found.facts)
+        if arm == "treatment":
+            recorder.audited(found.modules)
+
     def starts(self, cell: Cell, path: Path, test: str) -> Starts:
         """For a check that starts engines by itself.
 
@@ -229,6 +264,7 @@ class CheckRecorder:
         self._evidence: dict[str, Evidence] = {}
         self._facts: dict[str, tuple[Fact, ...]] = {}
         self._ops: tuple[OpResult, ...] = ()
+        self._modules: tuple[ModuleResult, ...] = ()
         self._status: Status | None = None
         self._reason = ""
         self._error = ""
@@ -357,6 +393,16 @@ class CheckRecorder:
             raise RuntimeError("the check takes operators a second time")
         self._ops = tuple(ops)
 
+    def audited(self, modules: Sequence[ModuleResult]) -> None:
+        """Take the modules that the treatment's facts are about.
+
+        Raises:
+            RuntimeError: some were taken before, or the check has concluded.
+        """
+        if self._modules or self._status is not None:
+            raise RuntimeError("the check takes modules a second time")
+        self._modules = tuple(modules)
+
     def logged(self, log: str) -> None:
         """Name the log that tells more, relative to the run's folder, should the check be an error."""
         self._log = log
@@ -435,6 +481,10 @@ class CheckRecorder:
             return "inconclusive", why
         if status == "pass" and (why := ops_weakness(self._ops, facts, self._facts.get("control", ()))):
             return "inconclusive", why
+        if status == "pass" and (
+            why := modules_weakness(self._modules, facts, self._facts.get("control", ()))
+        ):
+            return "inconclusive", why
         return status, reason
 
     def raised(self, error: BaseException) -> None:
@@ -472,6 +522,7 @@ class CheckRecorder:
                     facts=self._facts.get("treatment", ()),
                     control_facts=self._facts.get("control", ()),
                     ops=self._ops,
+                    modules=self._modules,
                     log=self._log,
                     duration_s=round(time.monotonic() - self._began, 3),
                 ),

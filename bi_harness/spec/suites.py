@@ -24,7 +24,10 @@ from bi_harness.spec.types import (
     Text,
 )
 
-KNOWN_SUITES = ("batch_invariance", "eagle_dp", "nvfp4", "compile_startup", "online", "ops")
+KNOWN_SUITES = (
+    *("batch_invariance", "eagle_dp", "nvfp4", "compile_startup", "online", "ops"),
+    "module_invariance",
+)
 """The design's suites. A model or rule may name one that this checkout does not have yet."""
 
 

@@ -105,6 +105,12 @@ def main() -> int:
                 misbehave(before)
             say({"event": "startup", "ranks": told[os.environ.get("RANKS", "ok")]})
             continue
+        if command["do"] == "modules":
+            if when == "modules":
+                misbehave(before)
+            nonsense = os.environ.get("FOUND") == "nonsense"
+            say({"event": "modules", "found": "x" if nonsense else {k: command[k] for k in ("ask", "with")}})
+            continue
         print("command", json.dumps({k: v for k, v in command.items() if k != "requests"}), flush=True)
         requests = [Request.from_json(r) for r in command["requests"]]
         bursts = [[member[0] for member in burst] for burst in command["bursts"]]

@@ -142,6 +142,24 @@ def test_an_engine_that_fails_while_it_tells_is_gone(fakes: Fakes, how: str, say
     assert client.pid is None
 
 
+def test_an_engine_is_asked_for_its_modules_step_by_step(fakes: Fakes) -> None:
+    client = fakes.ready()
+    assert client.modules("begin", {"rows": 3}, timeout_s=30) == {"ask": "begin", "with": {"rows": 3}}
+    assert client.generate(requests(1), [[0]], timeout_s=30).steps, "and generates in between"
+    odd = fakes.ready(FOUND="nonsense")
+    with pytest.raises(EngineError, match="did not audit its modules"):
+        odd.modules("begin", {}, timeout_s=30)
+    assert odd.pid is None
+
+
+@pytest.mark.parametrize(("how", "says"), [("exit", "exit code 3"), ("error", "no such backend")])
+def test_an_engine_that_fails_while_it_is_audited_is_gone(fakes: Fakes, how: str, says: str) -> None:
+    client = fakes.ready(f"{how}@modules")
+    with pytest.raises(EngineError, match=says):
+        client.modules("rest", {}, timeout_s=30)
+    assert client.pid is None
+
+
 def test_the_worker_gets_its_configuration_and_its_environment(fakes: Fakes) -> None:
     client = fakes.client(X="y")
     client.spawn()

@@ -19,6 +19,7 @@ WORKER_SIDE = [
     "bi_harness.engine.online",
     "bi_harness.engine.sampling",
     "bi_harness.engine.kernel_table",
+    "bi_harness.engine.modules.audit",
     "bi_harness.engine.ops_probe",
     "bi_harness.engine.ops.attention",
     "bi_harness.engine.ops.measure",

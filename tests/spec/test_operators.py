@@ -8,7 +8,7 @@ import pytest
 
 from bi_harness.errors import SpecError
 from bi_harness.spec.load import default_paths, load_spec
-from bi_harness.spec.operators import Amount
+from bi_harness.spec.operators import Amount, ModuleAmount
 from bi_harness.spec.suites import SuiteSpec
 
 _paths = default_paths(environ={})
@@ -51,3 +51,22 @@ def test_a_wrong_one_is_refused_with_its_name(changes: dict[str, Any], said: str
 def test_so_is_a_profile_that_there_is_not() -> None:
     with pytest.raises(SpecError, match="no such profile; it has smoke"):
         Amount.of(changed(), "nightly")
+
+
+MODULES = load_spec(_paths.models, _paths.hardware, _paths.suites).suites["module_invariance"]
+
+
+def test_modules_take_their_numbers_from_beside_the_workloads() -> None:
+    amount = ModuleAmount.of(MODULES, "smoke")
+    assert set(amount.effort(7)) == {
+        *("subjects", "least", "most_rows", "sample", "every", "others_subjects", "others_rows", "seed")
+    }
+    with pytest.raises(SpecError, match="no such profile"):
+        ModuleAmount.of(MODULES.model_copy(update={"profiles": {}}), "smoke")
+    params = {k: v for k, v in dict(MODULES.profiles)["smoke"].items() if k != "others_rows"}
+    with pytest.raises(SpecError, match="others_rows is missing"):
+        ModuleAmount.of(MODULES.model_copy(update={"profiles": {"smoke": params}}), "smoke")
+    with pytest.raises(SpecError, match="others_rows must be a whole number from 2; it is 1"):
+        ModuleAmount.of(
+            MODULES.model_copy(update={"profiles": {"smoke": {**params, "others_rows": 1}}}), "smoke"
+        )

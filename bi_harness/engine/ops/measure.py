@@ -48,6 +48,7 @@ class Measured:
         repeated, unequal: rows that were computed twice in the same batch, and those of them that differ.
         error: see ``Made.error``.
         seconds: that it took.
+        values: of the results of those that differ, how many differ.
     """
 
     sizes: tuple[SizeOutcome, ...]
@@ -57,6 +58,7 @@ class Measured:
     unequal: int
     error: float
     seconds: float
+    values: int = 0
 
     @property
     def compared(self) -> int:
@@ -89,21 +91,24 @@ def measure(made: Made, batches: Sequence[Batch], *, subjects: int, device: str,
     del alone
     checked = min(CHECKED, subjects)
     error = made.error(_take(rows, slice(0, checked)), _take(reference, slice(0, checked)))
-    bits = tuple(_bits(part) for part in reference)
+    wanted_bits = tuple(bits(part) for part in reference)
     pools = _Pools(made, max((batch.rows for batch in batches), default=1), generator)
     compared: dict[int, int] = {}
     counts: list[Any] = []
     places: list[Any] = []
     ulps: list[Any] = []
+    values = torch.zeros((), dtype=torch.int64, device=device)
     for batch in batches:
         results = made.call(pools.batch(batch, rows, device))
         at = torch.tensor(batch.places, device=device)
         which = torch.tensor(batch.subjects, device=device)
         differs = torch.zeros(len(batch.places), dtype=torch.bool, device=device)
         ulp = torch.zeros((), dtype=torch.int64, device=device)
-        for part, known, right in zip(results, reference, bits, strict=True):
+        for part, known, right in zip(results, reference, wanted_bits, strict=True):
             found, wanted = part[at], right[which]
-            unequal = (_bits(found) != wanted).flatten(1).any(dim=1)
+            other = (bits(found) != wanted).flatten(1)
+            values += other.sum()
+            unequal = other.any(dim=1)
             differs |= unequal
             if device != "cpu" or bool(unequal.any()):
                 ulp = torch.maximum(ulp, _distance(found, known[which]))
@@ -127,6 +132,7 @@ def measure(made: Made, batches: Sequence[Batch], *, subjects: int, device: str,
         unequal=int(unequal_rows),
         error=error,
         seconds=time.monotonic() - began,
+        values=int(values),
     )
 
 
@@ -163,9 +169,7 @@ def _repeat(
     """The largest batch of random neighbours twice: every row is compared, not the subjects' alone."""
     batch = max((b for b in batches if b.filler in ("random", "subjects")), key=lambda b: b.rows)
     once, again = (made.call(pools.batch(batch, rows, device)) for _ in range(2))
-    differs = sum(
-        (_bits(a) != _bits(b)).flatten(1).any(dim=1).int() for a, b in zip(once, again, strict=True)
-    )
+    differs = sum((bits(a) != bits(b)).flatten(1).any(dim=1).int() for a, b in zip(once, again, strict=True))
     return batch.rows, (differs > 0).sum()
 
 
@@ -174,7 +178,7 @@ def _take(parts: tuple[Any, ...], which: slice) -> tuple[Any, ...]:
     return tuple(part[which].clone() for part in parts)
 
 
-def _bits(values: Any) -> Any:
+def bits(values: Any) -> Any:
     """The same bytes as whole numbers: NaNs with equal bits are equal, and 0.0 is not -0.0."""
     import torch
 
@@ -189,11 +193,11 @@ def _distance(found: Any, known: Any) -> Any:
     if not found.numel():
         return torch.zeros((), dtype=torch.int64, device=found.device)
     if not found.is_floating_point() or found.element_size() == 1:
-        return (_bits(found).long() - _bits(known).long()).abs().max()
+        return (bits(found).long() - bits(known).long()).abs().max()
     low = {2: -(1 << 15), 4: -(1 << 31), 8: 0}[found.element_size()]
 
     def ordered(values: Any) -> Any:
-        whole = _bits(values).long()
+        whole = bits(values).long()
         return torch.where(whole < 0, low - whole, whole)
 
     return (ordered(found) - ordered(known)).abs().max()

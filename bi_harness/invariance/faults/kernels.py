@@ -57,6 +57,18 @@ def lm_head() -> None:
     UnquantizedEmbeddingMethod.apply = apply
 
 
+def lm_head_m64() -> None:
+    """Split-K in the lm_head alone, in batches that few engines ever have."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    stock = UnquantizedEmbeddingMethod.apply
+
+    def apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+        return _split_k(stock, self, layer, x, bias, x.shape[0] > 64)
+
+    UnquantizedEmbeddingMethod.apply = apply
+
+
 def one_projection() -> None:
     """The stock kernel in one projection."""
     _linear(
