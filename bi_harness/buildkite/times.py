@@ -1,0 +1,146 @@
+"""How long units take: from what was measured, and where nothing was, from a figure that says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from bi_harness.certificate.records import Status
+from bi_harness.certificate.statement import Statement
+from bi_harness.matrix.cells import Unit
+from bi_harness.spec.times import TimesFile
+
+RAN: tuple[Status, ...] = ("pass", "fail", "inconclusive", "waived")
+"""Checks whose time tells how long they take. An error is one that died early, or hung."""
+
+SLACK = 3.0
+"""A step is ended after this many times what its shard should take: hosts differ, and caches may be cold. A unit
+that hangs is ended by the runner, which knows each check's own limit."""
+
+SET_UP_MINUTES = 30
+"""Of every step, besides: environment, checkpoints. Nobody has measured it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a unit should take.
+
+    Attributes:
+        seconds: of wall time.
+        measured, assumed: how many of its checks that is of, by where their times are from.
+    """
+
+    seconds: float
+    measured: int
+    assumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How a device's units are spread over jobs.
+
+    Attributes:
+        shards: how many there are.
+        expected_s: of the longest one, at most, however units are dealt out in equal parts.
+        timeout_minutes: after which a job is ended.
+    """
+
+    shards: int
+    expected_s: float
+    timeout_minutes: int
+
+
+def expected(
+    unit: Unit, checks: Mapping[str, tuple[str, ...]], times: TimesFile, *, profile: str, layers: int | None
+) -> Expected:
+    """What a unit should take.
+
+    Args:
+        unit: the unit.
+        checks: those that are to run, by cell.
+        times: what was measured. A time counts for the same cell, profile and number of layers alone.
+        profile, layers: of the run.
+    """
+    seconds, known, unknown = 0.0, 0, 0
+    for cell in unit.cells:
+        found = next(
+            (m.checks for m in times.measured if (m.cell, m.profile, m.layers) == (cell.id, profile, layers)),
+            {},
+        )
+        for name in checks.get(cell.id, ()):
+            seconds += found.get(name, times.assumed_check_s)
+            known += name in found
+            unknown += name not in found
+    return Expected(seconds, known, unknown)
+
+
+def sharding(units: Sequence[float], *, shard_s: float, most: int) -> Sharding:
+    """How many shards units make that take so long.
+
+    Args:
+        units: seconds of each; not empty.
+        shard_s: what a shard should take at most. A single unit may take longer.
+        most: shards at most, whatever they take then.
+    """
+    total = sum(units)
+    shards = max(1, min(len(units), most, math.ceil(total / shard_s)))
+    # Dealt out in turn, a shard may have all the long ones; by their times, one more than its part.
+    in_turn = sum(sorted(units, reverse=True)[: math.ceil(len(units) / shards)])
+    by_time = total / shards + max(units)
+    longest = min(total, max(in_turn, by_time))
+    return Sharding(shards, longest, SET_UP_MINUTES + math.ceil(SLACK * longest / 60))
+
+
+def measure(statements: Iterable[Statement], assumed_check_s: float) -> TimesFile:
+    """What certificates say of how long their checks took; of several runs the longest."""
+    checks: dict[tuple[str, str, int | None], dict[str, float]] = {}
+    runs: dict[tuple[str, str, int | None], dict[str, None]] = {}
+    for statement in statements:
+        result = statement.predicate.bi_harness
+        for check in result.checks:
+            if check.status not in RAN or not check.duration_s or check.duration_s <= 0:
+                continue
+            where = (check.cell, result.scope.profile, result.scope.layers)
+            known = checks.setdefault(where, {})
+            known[check.check] = max(known.get(check.check, 0.0), round(check.duration_s, 1) or 0.1)
+            runs.setdefault(where, {})[result.run_id] = None
+    return TimesFile.model_validate(
+        {
+            "assumed_check_s": assumed_check_s,
+            "measured": [
+                {
+                    "cell": cell,
+                    "profile": profile,
+                    "layers": layers,
+                    "checks": found,
+                    "runs": sorted(runs[where]),
+                }
+                for where, found in sorted(
+                    checks.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0)
+                )
+                for cell, profile, layers in [where]
+            ],
+        }
+    )
+
+
+_HEAD = """\
+# How long checks took: `bi-harness pipeline` makes shards and limits of time of it.
+#
+# Written by `bi-harness pipeline --measure REPORTS... > times.yaml` from certificates; do not edit by hand.
+# assumed_check_s is no measurement: what a check is taken to need that is not listed here for its own cell,
+# profile and number of layers. It is above the longest mean that was measured in any cell.
+"""
+
+
+def render_times(times: TimesFile) -> str:
+    """The text of ``times.yaml``."""
+    data = times.model_dump(mode="json", by_alias=True)
+    for cell in data["measured"]:
+        if cell["layers"] is None:
+            del cell["layers"]
+    body: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return _HEAD + body
