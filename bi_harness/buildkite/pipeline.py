@@ -12,7 +12,7 @@ beside the old one. Merge and gate compute the same from the same files: anybody
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -85,11 +85,13 @@ class DevicePlan:
         device: which.
         selection: its plan and checks.
         suites: those that are asked for; empty for all.
+        parts: the units of each of so many shards; see ``sharding``.
     """
 
     device: DeviceSpec
     selection: Selection
     suites: tuple[str, ...] = ()
+    parts: Callable[[int], Sequence[Sequence[str]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,12 @@ def _figures(plan: DevicePlan, options: Options, times: TimesFile) -> DeviceStep
         checks=plan.selection.running,
         measured=sum(one.measured for one in each),
         assumed=sum(one.assumed for one in each),
-        sharding=sharding([one.seconds for one in each], shard_s=options.shard_s, most=options.most_shards),
+        sharding=sharding(
+            {unit.id: one.seconds for unit, one in zip(units, each, strict=True)},
+            shard_s=options.shard_s,
+            most=options.most_shards,
+            parts=plan.parts,
+        ),
     )
 
 

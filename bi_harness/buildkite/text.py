@@ -1,9 +1,9 @@
 """Texts that Buildkite takes as they are: keys, interpolation, shell commands.
 
-``buildkite-agent pipeline upload`` replaces ``$NAME`` and ``${NAME}`` in every text of a pipeline by variables
-of the uploading job, before the shell of the step sees it. Source: Buildkite's documentation ("Environment
-variable substitution") and the grammar in github.com/buildkite/interpolate: ``$$`` and ``\\$`` stand for one
-dollar sign, two backslashes for two backslashes.
+``buildkite-agent pipeline upload`` replaces ``$NAME`` and ``${NAME}`` in every text of a pipeline by the
+uploading job's variables, before the shell of the step sees it. Source: Buildkite's documentation
+("Environment variable substitution") and the grammar in github.com/buildkite/interpolate: ``$$`` and ``\\$``
+stand for one dollar sign, two backslashes for two backslashes.
 """
 
 from __future__ import annotations

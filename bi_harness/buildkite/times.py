@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -17,8 +17,8 @@ RAN: tuple[Status, ...] = ("pass", "fail", "inconclusive", "waived")
 """Checks whose time tells how long they take. An error is one that died early, or hung."""
 
 SLACK = 3.0
-"""A step is ended after this many times what its shard should take: hosts differ, and caches may be cold. A unit
-that hangs is ended by the runner, which knows each check's own limit."""
+"""A step is ended after this many times what its shard should take: hosts differ, and caches may be cold. A
+unit that hangs is ended by the runner, which knows each check's own limit."""
 
 SET_UP_MINUTES = 30
 """Of every step, besides: environment, checkpoints. Nobody has measured it."""
@@ -44,7 +44,7 @@ class Sharding:
 
     Attributes:
         shards: how many there are.
-        expected_s: of the longest one, at most, however units are dealt out in equal parts.
+        expected_s: of the longest one, at most.
         timeout_minutes: after which a job is ended.
     """
 
@@ -77,21 +77,38 @@ def expected(
     return Expected(seconds, known, unknown)
 
 
-def sharding(units: Sequence[float], *, shard_s: float, most: int) -> Sharding:
-    """How many shards units make that take so long.
+def sharding(
+    units: Mapping[str, float],
+    *,
+    shard_s: float,
+    most: int,
+    parts: Callable[[int], Sequence[Sequence[str]]] | None = None,
+) -> Sharding:
+    """How many shards units make that take so long: as few as keep each under ``shard_s``.
 
     Args:
-        units: seconds of each; not empty.
+        units: seconds of each, by id; not empty.
         shard_s: what a shard should take at most. A single unit may take longer.
         most: shards at most, whatever they take then.
+        parts: the units of each of so many shards, as ``run --shard`` has them. Where it is not given, the
+            longest shard is bounded, for units that are dealt out in turn or by their times.
     """
-    total = sum(units)
-    shards = max(1, min(len(units), most, math.ceil(total / shard_s)))
-    # Dealt out in turn, a shard may have all the long ones; by their times, one more than its part.
-    in_turn = sum(sorted(units, reverse=True)[: math.ceil(len(units) / shards)])
-    by_time = total / shards + max(units)
-    longest = min(total, max(in_turn, by_time))
+    total, most = sum(units.values()), max(1, min(len(units), most))
+    shards = min(most, max(1, math.ceil(total / shard_s)))
+    while (longest := _longest(units, shards, parts)) > shard_s and shards < most:
+        shards += 1
     return Sharding(shards, longest, SET_UP_MINUTES + math.ceil(SLACK * longest / 60))
+
+
+def _longest(
+    units: Mapping[str, float], shards: int, parts: Callable[[int], Sequence[Sequence[str]]] | None
+) -> float:
+    if parts is not None:
+        return max(sum(units[unit] for unit in part if unit in units) for part in parts(shards))
+    total = sum(units.values())
+    # In turn, one shard may have all the long ones; by their times, one more than its part.
+    in_turn = sum(sorted(units.values(), reverse=True)[: math.ceil(len(units) / shards)])
+    return min(total, max(in_turn, total / shards + max(units.values())))
 
 
 def measure(statements: Iterable[Statement], assumed_check_s: float) -> TimesFile:
