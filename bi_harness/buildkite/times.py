@@ -95,7 +95,8 @@ def sharding(
     """
     total, most = sum(units.values()), max(1, min(len(units), most))
     shards = min(most, max(1, math.ceil(total / shard_s)))
-    while (longest := _longest(units, shards, parts)) > shard_s and shards < most:
+    # Of a bound, nobody knows that more shards are needed.
+    while (longest := _longest(units, shards, parts)) > shard_s and shards < most and parts is not None:
         shards += 1
     return Sharding(shards, longest, SET_UP_MINUTES + math.ceil(SLACK * longest / 60))
 
