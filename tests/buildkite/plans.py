@@ -14,15 +14,15 @@ from bi_harness.spec.load import Spec
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def plans(spec: Spec, *, profile: Any = "nightly", suites: Sequence[str] = (), **more: Any) -> list[DevicePlan]:
+def plans(
+    spec: Spec, *, profile: Any = "nightly", suites: Sequence[str] = (), **more: Any
+) -> list[DevicePlan]:
     """One for each device."""
     return [
         DevicePlan(
             spec.devices[name],
             select(
-                expand(
-                    spec, name, vllm_version=spec.reference(name), profile=profile, suites=suites, **more
-                ),
+                expand(spec, name, vllm_version=spec.reference(name), profile=profile, suites=suites, **more),
                 spec,
             ),
             tuple(suites),

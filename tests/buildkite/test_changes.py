@@ -53,7 +53,14 @@ def test_these_touch_every_suite(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["docs/x/y.md", "reports/cpu/x/certificate.json", "tests/a.py", "benchmarks/b.py", "README.md", "LICENSE"],
+    [
+        "docs/x/y.md",
+        "reports/cpu/x/certificate.json",
+        "tests/a.py",
+        "benchmarks/b.py",
+        "README.md",
+        "LICENSE",
+    ],
 )
 def test_these_touch_none(name: str) -> None:
     assert touched([name], SUITES) == {}
