@@ -1,7 +1,7 @@
 """A stand-in for Buildkite: an agent's command that records its calls, and a server that runs a pipeline.
 
 The agent does of `buildkite-agent` what steps use: `pipeline upload` (replaces variables by the grammar of
-github.com/buildkite/interpolate, checks Buildkite's schema), `annotate` (with its limit) and `artifact download`.
+github.com/buildkite/interpolate, checks Buildkite's schema), `annotate` (with its limit), `artifact download`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ elif argv[:2] == ["artifact", "download"]:
     query, dest, flag, step = argv[2:]
     assert flag == "--step"
     store = home / "artifacts" / step
-    names = [p.relative_to(store).as_posix() for p in store.rglob("*") if p.is_file()] if store.is_dir() else []
+    there = store.rglob("*") if store.is_dir() else ()
+    names = [p.relative_to(store).as_posix() for p in there if p.is_file()]
     names = [n for n in names if fnmatch.fnmatchcase(n, query.replace("**/*", "*"))]
     if not names:
         sys.exit("fatal: no artifacts found for downloading")
@@ -149,9 +150,9 @@ class Job:
 
 @dataclass
 class Build:
-    """Runs the steps of a pipeline as Buildkite would: in the order of what they depend on, one after the other.
+    """Runs the steps of a pipeline as Buildkite would: in the order of what they depend on, one by one.
 
-    ``environ`` is of the agents. Each job works in a checkout of its own, which is empty but for ``checkout``.
+    ``environ`` is of the agents. Each job works in a checkout of its own, empty but for ``checkout``.
     """
 
     agent: Agent

@@ -55,19 +55,30 @@ def test_yaml_and_json_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_filter_comes_to_the_step(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["-m", "qwen3-1.7b", "--backend", "FLASH_ATTN", "--mode", "eager", "-k", "not needle"]
-    flags += ["--weights", "synthetic", "--layers", "2", "-s", "batch_invariance", "-s", "online"]
+    flags += [
+        "--shard-minutes",
+        "600",
+        "--weights",
+        "synthetic",
+        "--layers",
+        "2",
+        "-s",
+        "batch_invariance",
+        "-s",
+        "online",
+    ]
     files = ["--models-file", "models.yaml", "--hardware-file", "hardware.yaml", "--suites-dir", "suites"]
     found, _ = made(
         capsys, "-d", "h200", *flags, *files, "--set-up", "make setup", "--harness", ".venv/bin/x"
     )
     step = found["steps"][0]["steps"][0]
-    assert step["commands"][1:] == [
-        "make setup",
-        ".venv/bin/x run --device h200 --profile nightly --model=qwen3-1.7b --backend=FLASH_ATTN --mode=eager "
-        "-k 'not needle' --weights=synthetic --layers=2 --models-file=models.yaml "
-        "--hardware-file=hardware.yaml --suites-dir=suites --suite batch_invariance --suite online "
-        "--out bi-harness-shards --shard 1/1",
-    ]
+    flags = (
+        "--model=qwen3-1.7b --backend=FLASH_ATTN --mode=eager -k 'not needle' --weights=synthetic --layers=2 "
+        "--models-file=models.yaml --hardware-file=hardware.yaml --suites-dir=suites "
+        "--suite batch_invariance --suite online --out bi-harness-shards --shard 1/1"
+    )
+    run = f".venv/bin/x run --device h200 --profile nightly {flags}"
+    assert step["commands"][1:] == ["make setup", run]
 
 
 @pytest.mark.parametrize(
