@@ -34,6 +34,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "selftest": CommandEntry(
         "bi_harness.cli.selftest", "Tell what the suite catches: planted faults, and no false alarm."
     ),
+    "pipeline": CommandEntry(
+        "bi_harness.cli.pipeline", "Write the Buildkite pipeline that certifies a fleet of devices."
+    ),
     "model": CommandEntry("bi_harness.cli.model", "Make synthetic checkpoints."),
 }
 """In the order of the help."""

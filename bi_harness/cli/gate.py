@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bi_harness.cli.job import Annotate, tell_gate
 from bi_harness.cli.options import AsJson
 from bi_harness.errors import UsageError
 
@@ -37,6 +38,7 @@ def gate(
     now: Now = None,
     md: Markdown = None,
     junit: Junit = None,
+    annotate: Annotate = True,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether certificates meet a release policy, and what would meet each requirement that is not met.
@@ -69,6 +71,7 @@ def gate(
     else:
         for line in gate_lines(result):
             typer.echo(line)
+    tell_gate(result, annotate=annotate)
     raise typer.Exit(int(result.exit_code))
 
 

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from bi_harness.cli.job import Annotate, tell, write_test_engine
 from bi_harness.cli.options import AsJson, SignKey
+
+TestEngine = Annotated[
+    bool, typer.Option("--test-engine", help="Write test-engine.json, for Buildkite's Test Engine, too.")
+]
 
 
 def report(
@@ -15,6 +20,8 @@ def report(
         Path, typer.Argument(metavar="RUN", help="Folder of a run: DIR/<device>/<run id>.")
     ],
     sign_key: SignKey = None,
+    test_engine: TestEngine = False,
+    annotate: Annotate = True,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's certificate and reports anew from its journal; the same bytes as the run wrote.
@@ -39,8 +46,11 @@ def report(
 
         refuse_stale(statement, run_folder)
     reports = write_reports(statement, run_folder) | sign(statement, run_folder, signer)
+    if test_engine:
+        reports |= write_test_engine(statement, run_folder)
     if as_json:
         write_json_result(statement, run_folder)
     print_result(statement, Console(stderr=as_json), reports)
+    tell(statement, run_folder, annotate=annotate)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bi_harness.cli.job import Annotate, tell
 from bi_harness.cli.options import (
     AsJson,
     Backends,
@@ -119,6 +120,7 @@ def run(
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
     waivers: WaiversFile = None,
+    annotate: Annotate = True,
     as_json: AsJson = False,
 ) -> None:
     """Run the checks on real vLLM engines and write a certificate with its reports.
@@ -208,6 +210,8 @@ def run(
                 statement, run_dir
             )  # A run that was complete keeps its signature, if it still holds.
         reports = write_reports(statement, run_dir, enough=stopped.again) | sign(statement, run_dir, signer)
+        if not stopped.again():
+            tell(statement, run_dir, annotate=annotate, stopped=stopped)
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, screen if as_json else Console(), reports)

@@ -35,7 +35,7 @@ def render_junit(statement: Statement) -> bytes:
         for check in checks:
             suite.add_testcase(_case(statement, check))
         document.add_testsuite(suite)
-    if _looks_green(result):
+    if looks_green(result):
         document.add_testsuite(_verdict_suite(statement))
     document.update_statistics()
     return _bytes(document)
@@ -91,12 +91,13 @@ def _case(statement: Statement, check: CheckResult) -> TestCase:
         outcome = Skipped()
     if check.status != "pass":
         if check.status != "skip":
-            outcome.text = _details(statement, check)
+            outcome.text = details(statement, check)
         case.result = [outcome]
     return case
 
 
-def _details(statement: Statement, check: CheckResult) -> str:
+def details(statement: Statement, check: CheckResult) -> str:
+    """A check's story, a line each: why, what was compared, where it differs first, how to run it again."""
     lines = [waiver_sentence(check.waiver)] if check.waiver is not None else []
     lines.append(check.reason)
     if check.evidence is not None:
@@ -157,7 +158,7 @@ def _evidence(evidence: Evidence) -> list[tuple[str, str]]:
     return found
 
 
-def _looks_green(result: HarnessResult) -> bool:
+def looks_green(result: HarnessResult) -> bool:
     """Whether no case says that the verdict is not CERTIFIED: cut off early, or nothing to show for it."""
     bad = ("fail", "error", "inconclusive")
     return result.verdict != "CERTIFIED" and not any(check.status in bad for check in result.checks)

@@ -77,16 +77,27 @@ def render_markdown(statement: Statement) -> str:
 
 
 def _render(statement: Statement, listed: int) -> str:
-    parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
-    parts += [
-        _ops(statement, listed),
-        _modules(statement, listed),
-        _facts(statement, listed),
-        _waivers(statement, listed),
-        _skips(statement, listed),
-        _provenance(statement, listed),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in sections(statement, listed).values() if part) + "\n"
+
+
+def sections(statement: Statement, listed: int, failures: int | None = None) -> dict[str, str]:
+    """The parts of the text by name, in their order; empty where there is nothing to say.
+
+    Args:
+        listed: entries of a list at most.
+        failures: those that are shown one by one, where it is another number.
+    """
+    return {
+        "verdict": _head(statement),
+        "matrix": _matrix(statement, listed),
+        "failures": _findings(statement, listed if failures is None else failures),
+        "operators": _ops(statement, listed),
+        "modules": _modules(statement, listed),
+        "facts": _facts(statement, listed),
+        "waivers": _waivers(statement, listed),
+        "skips": _skips(statement, listed),
+        "provenance": _provenance(statement, listed),
+    }
 
 
 def _head(statement: Statement) -> str:

@@ -17,6 +17,7 @@ from bi_harness.report.html import render_html
 from bi_harness.report.junit import render_junit
 from bi_harness.report.markdown import render_markdown
 from bi_harness.report.parquet import render_parquet
+from bi_harness.report.testengine import PATTERN
 
 # The certificate comes first: a fault in a report's rendering must not cost what the run found out.
 WRITERS: Final[Mapping[str, Callable[[Statement], bytes]]] = {
@@ -55,7 +56,7 @@ def remove_reports(run_dir: Path) -> None:
     Raises:
         InfrastructureError: one cannot be removed.
     """
-    for name in (*WRITERS, ENVELOPE, FILES_ENVELOPE):
+    for name in (*WRITERS, ENVELOPE, FILES_ENVELOPE, *(path.name for path in run_dir.glob(PATTERN))):
         try:
             (run_dir / name).unlink(missing_ok=True)
         except OSError as error:

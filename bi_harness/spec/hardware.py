@@ -20,10 +20,20 @@ from bi_harness.spec.types import (
     Range,
     Regex,
     Release,
+    Size,
     Sizes,
     SpecModel,
     Text,
 )
+
+AgentTags = Annotated[
+    dict[
+        Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")],
+        Annotated[str, Field(strict=True, min_length=1, max_length=200)],
+    ],
+    Field(max_length=20),
+]
+"""``{gpus: "8"}``: tags of Buildkite agents."""
 
 
 class InvarianceSpec(SpecModel):
@@ -86,6 +96,9 @@ class DeviceSpec(SpecModel):
         engine_env: environment of both arms.
         engine_args: arguments of ``vllm.LLM`` of both arms.
         queue: Buildkite agent queue.
+        agents: more tags that a Buildkite agent must have, beside its queue.
+        hosts: how many machines of the device there are, where that is known: no more of its jobs run at
+            once, over all builds.
         reference_vllm: overrides the file's ``reference_vllm``.
     """
 
@@ -104,10 +117,14 @@ class DeviceSpec(SpecModel):
     engine_env: Environment = Field(default_factory=dict)
     engine_args: dict[str, object] = Field(default_factory=dict)
     queue: Text = "default"
+    agents: AgentTags = Field(default_factory=dict)
+    hosts: Size | None = None
     reference_vllm: Release | None = None
 
     @model_validator(mode="after")
     def _kind_fits(self) -> DeviceSpec:
+        if "queue" in self.agents:
+            raise ValueError("agents: the queue has a key of its own")
         if self.kind == "cpu" and (self.capability or self.match or self.gpus):
             raise ValueError("a cpu device has no capability, no match and no gpus")
         if self.kind == "cuda" and not (self.capability and self.match and self.gpus):

@@ -16,6 +16,7 @@ from bi_harness.spec.types import (
     Id,
     Modes,
     Number,
+    PathPatterns,
     Positive,
     Profile,
     Profiles,
@@ -29,6 +30,10 @@ KNOWN_SUITES = (
     "module_invariance",
 )
 """The design's suites. A model or rule may name one that this checkout does not have yet."""
+
+
+VLLM_PATHS = ("vllm/", "csrc/", "!vllm/benchmarks/")
+"""The part of vLLM's repository that a suite depends on where it does not say: what engines are made of."""
 
 
 def _param(value: Any, _: Any) -> Any:
@@ -141,6 +146,8 @@ class SuiteSpec(SpecModel):
         profiles: the workload's parameters by run profile; what they are called is the suite's own affair.
         control_min_fraction: the part of the prompts that must diverge with invariance off, or a pass
             proves nothing.
+        paths: the files of vLLM's repository that the suite depends on, for ``bi-harness pipeline
+            --changed-files``; ``None`` for ``VLLM_PATHS``.
     """
 
     id: Id
@@ -155,6 +162,7 @@ class SuiteSpec(SpecModel):
     engine_args: dict[str, Any] = Field(default_factory=dict)
     profiles: dict[Profile, dict[str, Param]] = Field(min_length=1)
     control_min_fraction: Fraction
+    paths: PathPatterns | None = None
 
     @model_validator(mode="after")
     def _own_engines_last(self) -> SuiteSpec:

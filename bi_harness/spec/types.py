@@ -125,6 +125,16 @@ Sizes = Annotated[tuple[Size, ...], AfterValidator(_unique), Field(min_length=1,
 Modes = Annotated[tuple[Mode, ...], AfterValidator(_unique), Field(min_length=1)]
 Profiles = Annotated[tuple[Profile, ...], AfterValidator(_unique)]
 
+PathPattern = Annotated[str, Field(strict=True, pattern=r"^!?[^/!\s\\][^\s\\]{0,198}$")]
+"""A file of a repository, or a folder that stands for all below it; ``*`` and ``?`` stay within a name,
+``**`` does not; ``!`` takes out."""
+PathPatterns = Annotated[
+    tuple[PathPattern, ...],
+    BeforeValidator(_as_list),
+    AfterValidator(_unique),
+    Field(min_length=1, max_length=200),
+]
+
 
 class Conditions(SpecModel):
     """Where something holds: every condition that is given must be met; none given means everywhere.

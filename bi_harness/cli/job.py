@@ -1,0 +1,114 @@
+"""What commands tell Buildkite of a run, when they are part of one of its jobs.
+
+Nothing here changes a verdict or an exit code: what goes wrong is a warning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bi_harness.cli.output import warn
+
+if TYPE_CHECKING:
+    from bi_harness.certificate.gate import GateResult
+    from bi_harness.certificate.statement import Statement
+
+Annotate = Annotated[
+    bool,
+    typer.Option(
+        "--annotate/--no-annotate",
+        envvar="BI_HARNESS_ANNOTATE",
+        help="In a Buildkite job, show the result on the build's page.",
+    ),
+]
+
+
+def tell(
+    statement: Statement,
+    run_dir: Path,
+    *,
+    annotate: bool,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """In a Buildkite job, leave ``test-engine.json`` in the run's folder and annotate the build.
+
+    Args:
+        statement: the certificate.
+        run_dir: the run's folder, with its journal.
+        annotate: whether to annotate.
+        stopped: whether the job is being cancelled: then there is little time.
+    """
+    from bi_harness.buildkite import agent
+
+    job = agent.job(os.environ)
+    if job is None:
+        return
+    try:
+        write_test_engine(statement, run_dir)
+        if annotate and job.agent is not None:
+            from bi_harness.buildkite import annotation
+
+            _say(
+                agent.annotate(
+                    job.agent,
+                    annotation.body(statement, job.shard),
+                    context=annotation.context(statement, job.shard),
+                    style=annotation.style(statement),
+                    timeout_s=agent.HURRIED_S if stopped() else agent.TIMEOUT_S,
+                )
+            )
+    except Exception as error:
+        _say(f"{type(error).__name__}: {error}")
+
+
+def tell_gate(result: GateResult, *, annotate: bool) -> None:
+    """In a Buildkite job, annotate the build with what the gate found."""
+    from bi_harness.buildkite import agent
+
+    job = agent.job(os.environ)
+    if job is None or job.agent is None or not annotate:
+        return
+    try:
+        from bi_harness.buildkite import annotation
+
+        _say(
+            agent.annotate(
+                job.agent,
+                annotation.gate_body(result),
+                context=annotation.GATE_CONTEXT,
+                style=annotation.gate_style(result),
+            )
+        )
+    except Exception as error:
+        _say(f"{type(error).__name__}: {error}")
+
+
+def _say(problem: str) -> None:
+    if problem:
+        warn(f"Buildkite was not told of the result, which stands: {problem[:500]}")
+
+
+def write_test_engine(statement: Statement, run_dir: Path) -> dict[str, Path]:
+    """Write ``test-engine.json`` into a run's folder; returns name → path.
+
+    Raises:
+        InfrastructureError: it cannot be written.
+        UsageError: the journal cannot be read.
+    """
+    from bi_harness.certificate.files import JOURNAL
+    from bi_harness.report.testengine import PATTERN, render_test_engine
+    from bi_harness.report.write import replace_file
+    from bi_harness.runner.journal import read
+
+    events, _ = read(run_dir / JOURNAL, progress=False)
+    for old in run_dir.glob(PATTERN):
+        old.unlink(missing_ok=True)
+    return {
+        name: replace_file(run_dir / name, content)
+        for name, content in render_test_engine(statement, events).items()
+    }
