@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field, TypeAdapter
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult, Count, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 
@@ -148,6 +149,14 @@ class UnitFinished(Record):
     duration_s: float
 
 
+class Localized(Record):
+    """A failure was traced to where it begins, or that was tried: see ``certificate.localized``."""
+
+    type: Literal["localized"] = "localized"
+    time: str
+    localization: Localization
+
+
 class RunFinished(Record):
     """The last event. A journal without it is of a run that was cut off."""
 
@@ -186,6 +195,7 @@ Event = Annotated[
     | CheckProgress
     | CheckFinished
     | UnitFinished
+    | Localized
     | RunFinished
     | RunResumed,
     Field(discriminator="type"),

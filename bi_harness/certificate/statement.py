@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult, Count, Record, Verdict, Waiver
 
 # Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
@@ -235,6 +236,7 @@ class HarnessResult(Record):
         axes: the checks that ran at several parallel sizes.
         waivers: those that the run was given, in the file's order.
         resumed: the times at which the run was resumed, after it was cut off or left checks open.
+        localized: where failures begin, of those that were looked into.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -255,11 +257,12 @@ class HarnessResult(Record):
     waivers: tuple[WaiverUse, ...] = ()
 
     resumed: tuple[Resumption, ...] = ()
+    localized: Annotated[tuple[Localization, ...], FailFast()] = ()
 
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("waivers", "resumed"):
+        for name in ("waivers", "resumed", "localized"):
             if not getattr(self, name):
                 # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
                 data.pop(name, None)

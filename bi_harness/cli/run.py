@@ -79,6 +79,15 @@ Resume = Annotated[
     ),
 ]
 
+Localize = Annotated[
+    bool,
+    typer.Option(
+        "--localize/--no-localize",
+        envvar="BI_HARNESS_LOCALIZE",
+        help="Trace the first failure of each unit to the module where it begins.",
+    ),
+]
+
 _FIELDS = {
     **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
     **{name: name for name in ("engine_python", "endpoint", "control_endpoint")},
@@ -109,6 +118,7 @@ def run(
     out: Out = Path("reports"),
     resume: Resume = None,
     jobs: Jobs = "1",
+    localize: Localize = True,
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -162,6 +172,7 @@ def run(
         endpoint=endpoint,
         control_endpoint=control_endpoint,
         jobs=_jobs(jobs),
+        localize=localize and endpoint is None,
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:

@@ -40,6 +40,7 @@ from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
+from bi_harness.runner.localizing import FirstFailure, localize_failure, localized
 from bi_harness.runner.needs import host_free, how_many, need, shares
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.runner.side_by_side import Place, side_by_side
@@ -53,7 +54,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -75,6 +76,7 @@ class RunOptions:
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
         waivers: failures that are let be; ``None`` where no file is given.
         jobs: units at once, at most; ``None`` for as many as the host takes.
+        localize: whether the first failure of each unit is traced to where it begins.
     """
 
     device: str
@@ -97,6 +99,7 @@ class RunOptions:
     cores: tuple[int, ...] = ()
     waivers: Waivers | None = None
     jobs: int | None = 1
+    localize: bool = False
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -299,7 +302,10 @@ def _run_units(
                 task = replace(task, context=replace(task.context, cores=cores[place[0]]))
             elif len(run.host.gpus) > len(place) > 0:
                 environ["CUDA_VISIBLE_DEVICES"] = ",".join(run.host.gpus[gpu].uuid for gpu in place)
-            run_unit(task, emit, environ, stopped=enough)
+            first = FirstFailure(emit)
+            run_unit(task, first, environ, stopped=enough)
+            if run.options.localize and first.result is not None and not enough():
+                emit(localized(localize_failure(task, first.result, environ, stopped=enough)))
 
         side_by_side(
             {
