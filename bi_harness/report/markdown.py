@@ -10,6 +10,7 @@ from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
+from bi_harness.report.localized_view import sentences
 from bi_harness.report.matrix_view import Slot, build_matrix
 from bi_harness.report.ops_view import SYMBOLS as OP_SYMBOLS
 from bi_harness.report.ops_view import WORDS as OP_WORDS
@@ -72,6 +73,7 @@ def render_markdown(statement: Statement) -> str:
 def _render(statement: Statement, listed: int) -> str:
     parts = [_head(statement), _matrix(statement, listed), _findings(statement, listed)]
     parts += [
+        _localized(statement, listed),
         _ops(statement, listed),
         _facts(statement, listed),
         _waivers(statement, listed),
@@ -169,6 +171,21 @@ def _fenced(command: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}shell\n{command}\n{fence}"
+
+
+def _localized(statement: Statement, listed: int) -> str:
+    told = statement.predicate.bi_harness.localized
+    if not told:
+        return ""
+    shown = told[: max(1, listed // 10)]
+    out = ["### Where failures begin"]
+    for one in shown:
+        first, *rest = sentences(one)
+        lines = [f"{code(one.check)} on {code(one.cell, 300)}: **{escape(first, 600)}**", ""]
+        out.append("\n".join([*lines, *(f"- {escape(line, 600)}" for line in rest[:listed])]))
+    if len(told) > len(shown):
+        out.append(f"_{plural(len(told) - len(shown), 'more')} in certificate.json._")
+    return "\n\n".join(out)
 
 
 def _ops(statement: Statement, listed: int) -> str:

@@ -202,7 +202,7 @@ class LocalizeSession(SuiteSession):
 
         def up(name: str, own: bool, change: Callable[[EngineConfig], EngineConfig]) -> EngineClient:
             config = change(self.engines.config(cell, "treatment", check if own else None))
-            safe = safe_name(f"localize-{name}")
+            safe = safe_name(f"{cell.id}-localize-{name}")
             folder, log = Path(self._context.folder) / safe, Path(self._context.logs) / f"{safe}.log"
             client = EngineClient(config, folder, log)
             client.spawn()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -139,8 +139,3 @@ def _told(journal: Path, result: CheckResult, otherwise: str, run_dir: str, log:
 def localized(localization: Localization) -> Localized:
     """As an event."""
     return Localized(time=now(), localization=localization)
-
-
-def task_of(tasks: Sequence[UnitTask], cell: str) -> UnitTask | None:
-    """The unit that serves a cell."""
-    return next((t for t in tasks if any(s.cell.id == cell for s in t.context.cells)), None)

@@ -472,6 +472,18 @@ def _host(host: HostFacts) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
+def unit_task(run: Prepared, cell: str, run_dir: Path) -> UnitTask:
+    """The unit that serves a cell, with all its checks, and files below ``run_dir``.
+
+    Raises:
+        UsageError: the cell is not of the run.
+    """
+    for unit in run.selection.plan.units:
+        if any(c.id == cell for c in unit.cells):
+            return _task(run, unit, run.selection.checks, run_dir, 1)
+    raise UsageError(f"{cell} is not of this run")
+
+
 def _task(
     run: Prepared, unit: Unit, checks_of: Mapping[str, tuple[str, ...]], run_dir: Path, attempt: int
 ) -> UnitTask:
