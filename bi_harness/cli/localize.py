@@ -28,7 +28,7 @@ def localize(
     ],
     cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's id, or a part of it.")],
     check: Annotated[
-        str | None, typer.Argument(metavar="[CHECK]", help="Its failed check; the first by default.")
+        str | None, typer.Argument(metavar="CHECK", help="Its failed check; the first by default.")
     ] = None,
     budget: Budget = 900.0,
     engine_python: EnginePython = None,

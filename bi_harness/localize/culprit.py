@@ -27,7 +27,7 @@ class Found:
             else; ``nothing``: all that both arms have is equal.
         name, class_, call: of the module.
         position: of the token.
-        before: the module that ended last before it, with equal outputs; empty for none.
+        before: the module that ended last before it at that position, with equal outputs; empty for none.
         compared: rows of calls that both arms have.
     """
 
@@ -71,9 +71,12 @@ def first_culprit(alone: Seen, batch: Seen) -> Found:
     at: tuple[int, int] | None = None
     given: Found | None = None
     before = ""
+    place: tuple[int, int] | None = None
     for pair in pairs:
         if at is not None and (pair.position, pair.again) != at:
             break  # What follows may come of it.
+        if (pair.position, pair.again) != place:
+            place, before = (pair.position, pair.again), ""
         inputs, outputs = pair.given, pair.made
         name, class_ = pair.alone.call.name, pair.alone.call.class_
         if inputs and not outputs:
