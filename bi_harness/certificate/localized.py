@@ -64,13 +64,13 @@ class ModuleState(Record):
 
     Attributes:
         name: qualified; ``(model)`` for all of it and ``(sampler)`` for vLLM's sampler.
-        class_: its class (``class`` in JSON).
+        class_name: its class.
         state: ``equal`` in all rows, the ``culprit``, ``differs`` downstream of it, or ``unseen``: it was not
             called with the request's rows.
     """
 
     name: str
-    class_: str = Field(alias="class")
+    class_name: str
     state: State
 
 
@@ -138,7 +138,7 @@ class Localization(Record):
         outcome: ``module``: the first one whose inputs are equal and whose output differs is named;
             ``elsewhere``: the difference arises outside of modules; ``not_reproduced``: the rerun did not
             differ; ``failed``: it could not be tried to its end.
-        module, class_: the culprit; empty without one.
+        module, class_name: the culprit; empty without one.
         where: one sentence.
         reason: why there is no culprit, or what else to know.
         eager: whether the eager rerun differs; ``None`` where that was not found out.
@@ -159,7 +159,7 @@ class Localization(Record):
     check: str
     outcome: Outcome
     module: str = ""
-    class_: str = Field(default="", alias="class")
+    class_name: str = ""
     where: str = ""
     reason: str = ""
     eager: bool | None = None

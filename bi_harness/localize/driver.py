@@ -217,7 +217,7 @@ def _look(case: Case, rerun: Rerun, found: _Reproduced, clock: Clock, counted: _
     inside = not culprit.name.startswith(SAMPLER)
     told = Localization(
         **common,
-        **{"class": culprit.class_},
+        class_name=culprit.class_,
         outcome="module" if inside else "elsewhere",
         module=culprit.name if inside else "",
         where=_at(culprit),
@@ -308,7 +308,7 @@ def states(alone: Seen, batch: Seen, culprit: Found) -> tuple[ModuleState, ...]:
         named = [item for item in named if state(item[0]) != "unseen"]
         culprits = [item for item in named[MAX_MODULES:] if item[0] == culprit.name]
         named = named[: MAX_MODULES - len(culprits)] + culprits
-    return tuple(ModuleState(name=name, **{"class": cls}, state=state(name)) for name, cls in named)
+    return tuple(ModuleState(name=name, class_name=cls, state=state(name)) for name, cls in named)
 
 
 def _between(culprit: Found) -> str:

@@ -128,7 +128,7 @@ def localized_view(told: Localization, index: int = 1) -> LocalizedView:
 def heading(told: Localization) -> str:
     """What was found, in a few words."""
     if told.outcome == "module":
-        return f"{clean(told.module, 300)} ({clean(told.class_, 120)})"
+        return f"{clean(told.module, 300)} ({clean(told.class_name, 120)})"
     if told.outcome == "elsewhere":
         return clean(told.where, 600)
     if told.outcome == "not_reproduced":
@@ -238,7 +238,7 @@ def _layers(told: Localization) -> tuple[Layer, ...]:
         if not within and re.search(r"\.\d+$", module.name):
             group, name = module.name, "(all of it)"
         groups.setdefault(clean(group, 200), []).append(
-            ModuleMark(clean(name, 200) or "(unnamed)", clean(module.class_, 120), module.state)
+            ModuleMark(clean(name, 200) or "(unnamed)", clean(module.class_name, 120), module.state)
         )
     return tuple(_layer(name, marks) for name, marks in groups.items())
 

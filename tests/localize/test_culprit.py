@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ COMPANY = [list(range(3)), list(range(3, 8)), [8], [9]]
 
 def chunks(cuts: set[int]) -> list[list[int]]:
     edges = [0, *sorted(cuts), 10]
-    return [list(range(a, b)) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [list(range(a, b)) for a, b in pairwise(edges) if a < b]
 
 
 @given(st.sets(st.integers(1, 9)))

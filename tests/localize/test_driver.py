@@ -126,7 +126,7 @@ def localized(engine: Engine, case: Case = CASE, **more: Any) -> Any:
 def test_the_module_is_named_with_all_that_is_known_of_it() -> None:
     engine = Engine()
     told = localized(engine)
-    assert (told.outcome, told.module, told.class_) == ("module", "layers.0.proj", "Proj")
+    assert (told.outcome, told.module, told.class_name) == ("module", "layers.0.proj", "Proj")
     # It breaks at the second token that is fed back, whose logprobs are those of step 2.
     assert (told.request, told.arm, told.step, told.eager) == (2, "eights", 2, True)
     assert told.planned.neighbours == 7
