@@ -14,6 +14,9 @@ from typing import Literal
 
 from bi_harness.localize.seen import Call, Seen, Tensor
 
+ROOT, SAMPLER = "(model)", "(sampler)"
+"""How ``engine.watch.calls`` names all of the model, and what is no part of it."""
+
 Place = tuple[str, int]
 """A module's name, and which of its calls in a step."""
 
@@ -70,6 +73,7 @@ def first_culprit(alone: Seen, batch: Seen) -> Found:
     pairs = sorted(_pairs(alone, batch), key=lambda p: (p.position, p.again, p.order))
     at: tuple[int, int] | None = None
     given: Found | None = None
+    harmless: Found | None = None
     before = ""
     place: tuple[int, int] | None = None
     for pair in pairs:
@@ -81,14 +85,14 @@ def first_culprit(alone: Seen, batch: Seen) -> Found:
         name, class_ = pair.alone.call.name, pair.alone.call.class_
         if inputs and not outputs:
             return Found("module", name, class_, pair.alone.call.call, pair.position, before, len(pairs))
-        if not inputs:
-            at = (pair.position, pair.again)
-            given = given or Found(
-                "inputs", name, class_, pair.alone.call.call, pair.position, before, len(pairs)
-            )
-        else:
+        if inputs:
             before = name
-    return given or Found("nothing", compared=len(pairs))
+            continue
+        other = Found("inputs", name, class_, pair.alone.call.call, pair.position, before, len(pairs))
+        harmless = harmless or other
+        if not outputs:
+            at, given = at or (pair.position, pair.again), given or other
+    return given or harmless or Found("nothing", compared=len(pairs))
 
 
 def differing(alone: Seen, batch: Seen) -> tuple[set[str], set[str]]:
@@ -116,6 +120,10 @@ def same(a: _Row, b: _Row, side: Literal["given", "made"]) -> bool:
     """Whether two rows of a module's call have the same tensors with the same bits."""
     mine: tuple[Tensor, ...] = getattr(a.call, side)
     theirs: tuple[Tensor, ...] = getattr(b.call, side)
+    if side == "given" and a.call.name.startswith(SAMPLER):
+        # Whether there is a tensor of temperatures at all depends on who else is sampled.
+        both = {t.path for t in mine} & {t.path for t in theirs}
+        mine, theirs = (tuple(t for t in side_ if t.path in both) for side_ in (mine, theirs))
     if [(t.path, t.dtype) for t in mine] != [(t.path, t.dtype) for t in theirs]:
         return False
     return all(

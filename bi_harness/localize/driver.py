@@ -19,7 +19,7 @@ from bi_harness.certificate.localized import (
 )
 from bi_harness.engine.config import EngineConfig
 from bi_harness.errors import EngineError, HarnessError
-from bi_harness.localize.culprit import Found, differing, first_culprit, rows_of
+from bi_harness.localize.culprit import ROOT, SAMPLER, Found, differing, first_culprit, rows_of
 from bi_harness.localize.measure import difference
 from bi_harness.localize.options import VARIANTS, Variant, eager, worth_trying
 from bi_harness.localize.rerun import Clock, Rerun, Watchable, Watched
@@ -32,8 +32,6 @@ MAX_TRIES = 48
 
 MAX_VALUES = 1 << 20
 """Values of the culprit's that are looked at bit by bit."""
-
-ROOT, SAMPLER = "(model)", "(sampler)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +328,8 @@ def _at(culprit: Found) -> str:
             f"no module of the model: the logits are equal, and what vLLM's sampler makes of them differs "
             f"({culprit.class_})"
         )
-    first = f"first at position {culprit.position}"
+    again = f" in call {culprit.call + 1} of the step" if culprit.call else ""
+    first = f"first at position {culprit.position}{again}"
     return f"{culprit.name} ({culprit.class_}): equal inputs, another output, {first}"
 
 

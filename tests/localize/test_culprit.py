@@ -73,6 +73,36 @@ def test_an_input_that_nothing_before_it_gave_lies_between_modules() -> None:
     assert (found.kind, found.name, found.before) == ("inputs", "layers.0.norm", "embed")
 
 
+def test_another_input_that_makes_no_other_output_is_not_where_it_begins() -> None:
+    def steps(hint: int, last: int) -> Any:
+        first = record("embed", [0], [5], [50])
+        return parse(
+            told(
+                [
+                    first,
+                    record("layers.0", [0], [hint], [60]),
+                    record("layers.0.norm", [1], [3], [last], step=1),
+                ]
+            )
+        )
+
+    found = first_culprit(steps(1, 7), steps(2, 8))
+    assert (found.kind, found.name, found.position) == ("module", "layers.0.norm", 1)
+    found = first_culprit(steps(1, 7), steps(2, 7))
+    assert (found.kind, found.name, found.position) == ("inputs", "layers.0", 0)
+
+
+def test_what_the_sampler_is_given_of_others_is_no_difference() -> None:
+    def sampled(*extra: Any) -> Any:
+        call = record("(sampler)", [0], [5], [50])
+        call["in"] += extra
+        return parse(told([call]))
+
+    from tests.localize.made import tensor
+
+    assert first_culprit(sampled(), sampled(tensor([1], "1.temperature"))).kind == "nothing"
+
+
 def test_a_prefix_that_was_not_computed_is_not_compared() -> None:
     found = first_culprit(seen(ALONE), seen([[6, 7], [8]], {("layers.0.proj", 7): 1}))
     assert (found.name, found.position, found.compared) == ("layers.0.proj", 7, 3 * len(MODULES))

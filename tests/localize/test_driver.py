@@ -30,6 +30,7 @@ class Engine:
     model that is made up, ``broken``, is why."""
 
     least: int = 3
+    at: int = 2
     broken: Mapping[tuple[str, int], int] = field(default_factory=lambda: {("layers.0.proj", 1): 5})
     """Counted from the prompt's end."""
     dies_after: int | None = None
@@ -58,8 +59,8 @@ class Engine:
         size = {m.request: len(b) for b in bursts for m in b if isinstance(m, Member)}
         for i, request in enumerate(requests):
             wrong = size[i] >= self.least and not (self.flaky_when_watched and self._order is not None)
-            if wrong and request.max_tokens > 2:
-                logprobs[i, 2, 1] = 1
+            if wrong and request.max_tokens > self.at:
+                logprobs[i, self.at, 1] = 1
         self._company, self._prompt = max(size.values()), len(requests[0].prompt)
         lengths = np.array([r.max_tokens for r in requests], np.int32)
         tokens = np.zeros((len(requests), steps), np.int32)

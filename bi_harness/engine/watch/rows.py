@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 """What taking digests may use beside the tensor itself."""
 
 _DEPTH = 4
