@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The ``--bi-*`` options; ``bi-harness run`` has the same without the prefix."""
     group = parser.getgroup("bi-harness", "batch invariance of a real vLLM")
     group.addoption("--bi-unit-file", metavar="FILE", help="what the runner wrote for this unit")
+    group.addoption("--bi-localize", metavar="FILE", help="localize the failure that this file names")
     group.addoption("--bi-parent", metavar="PID", type=int, help="process that this one must not outlive")
     group.addoption("--bi-device", metavar="ID", help="device of hardware.yaml, or auto")
     group.addoption("--bi-model", metavar="ID", action="append", help="only this model (repeatable)")
@@ -56,9 +57,21 @@ def pytest_configure(config: pytest.Config) -> None:
     from bi_harness.runner.suite_session import SuiteSession
 
     try:
+        if config.getoption("bi_localize"):
+            from bi_harness.runner.localize_session import LocalizeSession
+
+            config.stash[_SESSION] = LocalizeSession.open(config.option)
+            return
         config.stash[_SESSION] = SuiteSession.open(config.option)
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Localize, where that is what the process is for."""
+    own = session.config.stash.get(_SESSION, None)
+    if own is not None and session.config.getoption("bi_localize"):
+        own.finish()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -27,6 +27,9 @@ BASE = {"bi_harness", "errors", "exits", "reading"}
 RECORDS = "certificate.records"
 """The results' vocabulary. It belongs to the certificate and is shared by all who make results."""
 
+LOCALIZED = "certificate.localized"
+"""The same, of what ``localize`` finds."""
+
 STEP_LOG = "engine.step_probe"
 """Runs inside vLLM, like the invariance plugin that switches it on."""
 
@@ -44,7 +47,17 @@ ALLOWED: dict[str, set[str]] = {
     "buildkite": {"certificate", "matrix", "report", "spec"},
     "invariance": {STEP_LOG},
     "engine": {"spec", "matrix", "workload", "compare", "device", "invariance", RECORDS},
-    "localize": {"spec", "matrix", "workload", "compare", "device", "engine", "invariance", RECORDS},
+    "localize": {
+        "spec",
+        "matrix",
+        "workload",
+        "compare",
+        "device",
+        "engine",
+        "invariance",
+        RECORDS,
+        LOCALIZED,
+    },
     "runner": {
         "spec",
         "matrix",

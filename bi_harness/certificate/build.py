@@ -12,12 +12,14 @@ from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
     Event,
+    Localized,
     PlannedChecks,
     RunFinished,
     RunResumed,
     RunStarted,
     UnitFinished,
 )
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.part import of_part
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
@@ -49,6 +51,7 @@ class _Fold:
     arms: list[tuple[int, EffectiveArm]] = field(default_factory=list)
     engines: list[dict[str, Any]] = field(default_factory=list)
     units: dict[str, UnitFinished] = field(default_factory=dict)
+    localized: dict[Key, Localization] = field(default_factory=dict)
     finished: RunFinished | None = None
     resumed: list[Resumption] = field(default_factory=list)
     done_before: frozenset[str] = frozenset()
@@ -124,6 +127,9 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 waivers=waivers,
                 resumed=tuple(fold.resumed),
                 shard=shard,
+                localized=tuple(
+                    fold.localized[r.cell, r.check] for r in results if (r.cell, r.check) in fold.localized
+                ),
             ),
         ),
     )
@@ -177,9 +183,22 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
             if event.unit in fold.units or event.unit in fold.done_before:
                 raise UsageError(f"the journal ends the unit {event.unit} twice")
             fold.units[event.unit] = event
+        elif isinstance(event, Localized):
+            _take_localized(fold, event.localization)
         elif isinstance(event, RunFinished):
             fold.finished = event
     return fold
+
+
+def _take_localized(fold: _Fold, told: Localization) -> None:
+    """What is told of a failure, once; it is no result, and nothing follows from it."""
+    key = (told.cell, told.check)
+    result = fold.results.get(key)
+    if result is None or result.status != "fail":
+        raise UsageError(f"the journal localizes {key[1]} on {key[0]}, which had not failed")
+    if key in fold.localized:
+        raise UsageError(f"the journal localizes {key[1]} on {key[0]} twice")
+    fold.localized[key] = told
 
 
 def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:

@@ -20,6 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 
@@ -198,6 +199,14 @@ class UnitFinished(Record):
     duration_s: float
 
 
+class Localized(Record):
+    """A failure was traced to where it begins, or that was tried: see ``certificate.localized``."""
+
+    type: Literal["localized"] = "localized"
+    time: str
+    localization: Localization
+
+
 class RunFinished(Record):
     """The last event. A journal without it is of a run that was cut off."""
 
@@ -250,6 +259,7 @@ Event = Annotated[
     | CheckProgress
     | CheckFinished
     | UnitFinished
+    | Localized
     | RunFinished
     | RunResumed,
     Field(discriminator="type"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -25,7 +27,8 @@ class FaultResult(Record):
         first_request: how many requests were compared up to the first that differed.
         first_step: at which of its tokens, counted from 0.
         module: pattern of the module that it sits in; ``None`` for a fault that sits in none.
-        localized: the module that ``localize`` named; ``None`` where that was not tried.
+        localized: the module that ``localize`` named, empty where it found none; ``None`` where that was not
+            tried.
         error: why the run gave no answer; empty when it did.
     """
 
@@ -40,6 +43,14 @@ class FaultResult(Record):
     module: str | None
     localized: str | None = None
     error: str = ""
+
+    @property
+    def localized_right(self) -> bool:
+        """Whether the module that was named is the one that the fault sits in; of a fault that sits in none,
+        whether none was named."""
+        if self.localized is None:
+            return False
+        return not self.localized if self.module is None else in_module(self.module, self.localized)
 
 
 class SelfTest(Record):
@@ -56,6 +67,8 @@ class SelfTest(Record):
         clean_runs: runs without a fault that came to their end.
         false_alarms: those of them in which a check failed.
         unsound: why a run without a fault gave no answer, a line for each such run.
+        localization: share of the faults that sit in a module, were caught and were looked into, whose module
+            was named, in [0, 1]; ``None`` of none.
     """
 
     schema_: Literal["bi-harness/selftest/1"] = Field(default="bi-harness/selftest/1", alias="schema")
@@ -72,6 +85,7 @@ class SelfTest(Record):
     clean_runs: Count
     false_alarms: Count
     unsound: tuple[str, ...] = ()
+    localization: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
     def caught(self) -> int:
@@ -143,6 +157,26 @@ def first_difference(checks: Sequence[CheckResult]) -> tuple[int, int] | None:
 def score(faults: Sequence[FaultResult]) -> float | None:
     """The share that was caught, in [0, 1]; ``None`` of none."""
     return sum(fault.caught for fault in faults) / len(faults) if faults else None
+
+
+def localization_score(faults: Sequence[FaultResult]) -> float | None:
+    """The share of those in a module that were looked into, whose module was named; ``None`` of none."""
+    tried = [fault for fault in faults if fault.module is not None and fault.localized is not None]
+    return sum(fault.localized_right for fault in tried) / len(tried) if tried else None
+
+
+def in_module(pattern: str, module: str) -> bool:
+    """Whether a module is one that a fault's pattern names, or lies in one.
+
+    Args:
+        pattern: with ``*`` for any letters and ``{a,b}`` for either.
+        module: qualified name.
+    """
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is not None:
+        before, after = pattern[: found.start()], pattern[found.end() :]
+        return any(in_module(f"{before}{word}{after}", module) for word in found[1].split(","))
+    return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
 
 
 def power_of(tried: SelfTest, digest_now: str) -> Power:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Verdict, Waiver
 
 # Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
@@ -253,6 +254,7 @@ class HarnessResult(Record):
         waivers: those that the run was given, in the file's order.
         resumed: the times at which the run was resumed, after it was cut off or left checks open.
         shard: which part of a run this is; ``None`` for a whole one.
+        localized: where failures begin, of those that were looked into.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -274,11 +276,12 @@ class HarnessResult(Record):
 
     resumed: tuple[Resumption, ...] = ()
     shard: ShardPart | None = None
+    localized: Annotated[tuple[Localization, ...], FailFast()] = ()
 
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("waivers", "resumed", "shard"):
+        for name in ("waivers", "resumed", "shard", "localized"):
             if not getattr(self, name):
                 # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
                 data.pop(name, None)

@@ -24,6 +24,7 @@ from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
     Event,
+    Localized,
     PlannedChecks,
     RunFinished,
     RunStarted,
@@ -388,7 +389,8 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     end: list[Event] = []
     if result.finished is not None:
         end = [RunFinished(time=result.finished, interrupted=result.interrupted)]
-    return [start, *engines, *checks, *units, *end], journal
+    localized = [Localized(time=time, localization=told) for told in result.localized]
+    return [start, *engines, *checks, *units, *localized, *end], journal
 
 
 def _as_journaled(check: CheckResult) -> CheckResult:

@@ -24,6 +24,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "run": CommandEntry("bi_harness.cli.run", "Run the checks on this host and write a certificate."),
     "report": CommandEntry("bi_harness.cli.report", "Write a run's reports anew from its journal."),
     "merge": CommandEntry("bi_harness.cli.merge", "Make one certificate of the shards of a run."),
+    "localize": CommandEntry(
+        "bi_harness.cli.localize", "Tell which module of the model a failure begins in."
+    ),
     "verify": CommandEntry("bi_harness.cli.verify", "Tell whether a certificate is genuine and consistent."),
     "gate": CommandEntry("bi_harness.cli.gate", "Hold certificates against a release policy."),
     "key": CommandEntry("bi_harness.cli.key", "Make keys that certificates are signed with."),

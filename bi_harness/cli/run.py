@@ -82,6 +82,15 @@ Resume = Annotated[
     ),
 ]
 
+Localize = Annotated[
+    bool,
+    typer.Option(
+        "--localize/--no-localize",
+        envvar="BI_HARNESS_LOCALIZE",
+        help="Trace the first failure of each unit to the module where it begins.",
+    ),
+]
+
 _FIELDS = {
     **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
     **{name: name for name in ("engine_python", "endpoint", "control_endpoint")},
@@ -114,6 +123,7 @@ def run(
     out: Out = Path("reports"),
     resume: Resume = None,
     jobs: Jobs = "1",
+    localize: Localize = True,
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -175,6 +185,7 @@ def run(
         jobs=_jobs(jobs),
         # A run that is resumed says itself which shard it is.
         shard=shard_asked(shard, os.environ if resume is None else {}),
+        localize=localize and endpoint is None,
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:

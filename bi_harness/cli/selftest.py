@@ -32,6 +32,14 @@ Record = Annotated[
 ]
 
 
+Localize = Annotated[
+    bool,
+    typer.Option(
+        "--localize/--no-localize", help="Trace each fault that is caught to its module, on another engine."
+    ),
+]
+
+
 def selftest(
     suite: Suite = "batch_invariance",
     fault: Faults = None,
@@ -41,6 +49,7 @@ def selftest(
     engine_python: EnginePython = None,
     out: Out = Path("reports"),
     jobs: Jobs = 1,
+    localize: Localize = True,
     record: Record = False,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
@@ -90,6 +99,7 @@ def selftest(
         out=out,
         engine_python=engine_python,
         jobs=jobs,
+        localize=localize,
     )
     with stop_signals() as stopped:
         folder, result = run_selftest(options, spec, headed, stopped=stopped)

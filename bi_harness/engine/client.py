@@ -179,6 +179,30 @@ class EngineClient:
             raise EngineError(self._explain("did not audit its modules", message.get("error")))
         return found
 
+    def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
+        """Have the engine watch a request go through its modules while it generates; ``None`` ends that.
+
+        Args:
+            order: see ``engine.watch.watcher.Order``; its ``request`` is how many requests will be submitted
+                before it, from now on.
+            timeout_s: to answer.
+
+        Returns:
+            What each rank has seen since the last call.
+
+        Raises:
+            EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._send({"do": "watch", "order": dict(order) if order is not None else None}, deadline)
+        message = self._read(deadline, lambda: f"did not tell of its modules within {timeout_s:.0f} s")
+        ranks = message.get("ranks")
+        told = isinstance(ranks, list) and bool(ranks) and all(isinstance(rank, dict) for rank in ranks)
+        if message["event"] != "watched" or not told:
+            self.kill()
+            raise EngineError(self._explain("did not tell of its modules", message.get("error")))
+        return tuple(message["ranks"])
+
     def generate(
         self,
         requests: Sequence[Request],

@@ -5,7 +5,6 @@ Worker side: standard library and vLLM alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,8 @@ class OfflineEngine:
 
         self._llm: Any = vllm.LLM(**arguments)
         self._adapters = adapters
-        self._numbers = itertools.count()
+        self.submitted = 0
+        """Requests up to now; the next one has this number for its name."""
 
     @property
     def vllm_config(self) -> Any:
@@ -57,7 +57,8 @@ class OfflineEngine:
         while waiting or engine.has_unfinished_requests():
             while waiting and burst[waiting[0]].arrival <= step:
                 index = waiting.pop(0)
-                name = f"{next(self._numbers)}"
+                name = f"{self.submitted}"
+                self.submitted += 1
                 ids[name] = index
                 request = requests[burst[index].request]
                 engine.add_request(

@@ -79,6 +79,8 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
                 say({"event": "startup", "ranks": _startup(engine)})
             elif command["do"] == "modules":
                 say({"event": "modules", "found": _modules(engine, command)})
+            elif command["do"] == "watch":
+                say({"event": "watched", "ranks": _watch(engine, command)})
             else:
                 say(_generate(engine, command, steps, say))
         except Exception as error:
@@ -181,6 +183,21 @@ def _modules(engine: Engine, command: dict[str, Any]) -> dict[str, Any]:
         raise Refused(f"{len(ranks)} workers have parts of the model, and modules are audited whole")
     found: dict[str, Any] = ranks[0]
     return found
+
+
+def _watch(engine: Engine, command: dict[str, Any]) -> list[dict[str, Any]]:
+    """Have each rank watch a request that is yet to come, or tell what it saw; see ``watch.watcher.Order``.
+
+    Raises:
+        Refused: data parallel, vLLM passes on the answers of one rank alone.
+    """
+    if isinstance(engine, OnlineEngine):
+        raise Refused("the modules of a data parallel engine are not watched")
+    order = command.get("order")
+    if order is not None:
+        # Counted from now on: how many requests there were before is nobody else's business.
+        order = {**order, "request": str(engine.submitted + int(order["request"]))}
+    return engine.collective_rpc("bi_harness_watch", order)
 
 
 def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any) -> dict[str, Any]:

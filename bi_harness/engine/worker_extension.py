@@ -81,6 +81,19 @@ class Readback:
         self.bi_harness_audit = audit if ask != "end" else None
         return audit.answer(ask, given)
 
+    def bi_harness_watch(self, order: dict[str, Any] | None) -> dict[str, Any]:
+        """Begin to watch a request go through this worker's modules, see ``watch.watcher.Order``; ``None``
+        ends it, and gives what was seen."""
+        from bi_harness.engine.watch.watcher import Order, Watcher
+
+        watcher = vars(self).pop("_bi_harness_watcher", None)
+        seen: dict[str, Any] = watcher.finish() if watcher is not None else {}
+        if order is not None:
+            given = Order(**{**order, "positions": tuple(order.get("positions", ()))})
+            self._bi_harness_watcher = Watcher(self.model_runner, given)  # type: ignore[attr-defined]
+        rank = self.rank % self.vllm_config.parallel_config.tensor_parallel_size  # type: ignore[attr-defined]
+        return {**seen, "tp_rank": rank}
+
     def bi_harness_server(self) -> dict[str, Any]:
         """All that a server cannot be asked for over HTTP, for its client on the same host: what
         ``bi_harness_effective`` tells, vLLM's configuration as this worker has it, devices and versions. Left

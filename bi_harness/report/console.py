@@ -13,10 +13,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
 from bi_harness.report.findings import Finding, cell_figures, finding, skip_groups
+from bi_harness.report.localized_view import sentences
 from bi_harness.report.text import clean, count, plural
 from bi_harness.report.waivers_view import STATE_WORDS, waiver_lines, waivers_left
 
@@ -52,6 +54,8 @@ def print_result(statement: Statement, console: Console, reports: Mapping[str, P
         _print_finding(finding(statement, check, index), console)
     if len(shown) > MAX_FINDINGS:
         _print(console, Text(f"{count(len(shown) - MAX_FINDINGS)} more in the reports.", style="dim"))
+    for told in statement.predicate.bi_harness.localized[:MAX_FINDINGS]:
+        print_localized(told, console)
     _print(console, _banner(statement, console))
     for name, path in (reports or {}).items():
         _print(console, Text.assemble((f"{clean(name, 40)}: ", "dim"), clean(path, 4_000)), wrap=False)
@@ -109,6 +113,18 @@ def _print_finding(item: Finding, console: Console) -> None:
         if line:
             _print(console, Padding(Text(plain(console, line)), (0, 0, 0, 2), expand=False))
     _print(console, Text(plain(console, f"  {item.command}"), style="cyan"), wrap=False)
+
+
+def print_localized(told: Localization, console: Console) -> None:
+    """Where a failure begins."""
+    first, *rest = sentences(told)
+    _print(console, Text())
+    heading = Text.assemble(("localized", "bold"), plain(console, f" {clean(told.check, 160)} "))
+    heading.append(plain(console, clean(told.cell, 300)), style="dim")
+    _print(console, heading)
+    _print(console, Padding(Text(plain(console, first), style="bold red"), (0, 0, 0, 2), expand=False))
+    for line in rest:
+        _print(console, Padding(Text(plain(console, line)), (0, 0, 0, 2), expand=False))
 
 
 def _banner(statement: Statement, console: Console) -> Panel:

@@ -7,12 +7,16 @@ from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts, text
 from bi_harness.report.effective_view import effective_view
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import cell_figures, finding, skip_groups
+from bi_harness.report.localized_view import SYMBOLS as MAP_SYMBOLS
+from bi_harness.report.localized_view import WORDS as MAP_WORDS
+from bi_harness.report.localized_view import localized_left, localized_view, localized_views
 from bi_harness.report.matrix_view import build_matrix
 from bi_harness.report.modules_view import MODULE_SYMBOLS, MODULE_WORDS, module_tables
 from bi_harness.report.ops_view import op_tables
@@ -52,6 +56,12 @@ def render_html(statement: Statement) -> str:
     return _environment().get_template("certificate.html.j2").render(_context(statement))
 
 
+def render_localized(told: Localization) -> str:
+    """One localization as a page of its own, for ``bi-harness localize``."""
+    template = _environment().get_template("localized_page.html.j2")
+    return template.render(item=localized_view(told), symbols=MAP_SYMBOLS, words=MAP_WORDS)
+
+
 def _context(statement: Statement) -> dict[str, Any]:
     result = statement.predicate.bi_harness
     shown = facts.problems(statement)
@@ -82,6 +92,10 @@ def _context(statement: Statement) -> dict[str, Any]:
         "fact_tables_left": tables_left(statement),
         "findings": [finding(statement, check, i) for i, check in enumerate(shown[:MAX_FINDINGS], start=1)],
         "findings_left": max(0, len(shown) - MAX_FINDINGS),
+        "localized_views": localized_views(statement),
+        "localized_left": localized_left(statement),
+        "map_symbols": MAP_SYMBOLS,
+        "map_words": MAP_WORDS,
         "waivers": waiver_lines(statement),
         "waivers_left": waivers_left(statement),
         "skips": skip_groups(statement),

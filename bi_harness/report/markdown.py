@@ -10,6 +10,7 @@ from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
+from bi_harness.report.localized_view import sentences
 from bi_harness.report.matrix_view import Slot, build_matrix
 from bi_harness.report.modules_view import (
     MODULE_SYMBOLS,
@@ -91,6 +92,7 @@ def sections(statement: Statement, listed: int, failures: int | None = None) -> 
         "verdict": _head(statement),
         "matrix": _matrix(statement, listed),
         "failures": _findings(statement, listed if failures is None else failures),
+        "localized": _localized(statement, listed),
         "operators": _ops(statement, listed),
         "modules": _modules(statement, listed),
         "facts": _facts(statement, listed),
@@ -188,6 +190,21 @@ def _fenced(command: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}shell\n{command}\n{fence}"
+
+
+def _localized(statement: Statement, listed: int) -> str:
+    told = statement.predicate.bi_harness.localized
+    if not told:
+        return ""
+    shown = told[: max(1, listed // 10)]
+    out = ["### Where failures begin"]
+    for one in shown:
+        first, *rest = sentences(one)
+        lines = [f"{code(one.check)} on {code(one.cell, 300)}: **{escape(first, 600)}**", ""]
+        out.append("\n".join([*lines, *(f"- {escape(line, 600)}" for line in rest[:listed])]))
+    if len(told) > len(shown):
+        out.append(f"_{plural(len(told) - len(shown), 'more')} in certificate.json._")
+    return "\n\n".join(out)
 
 
 def _ops(statement: Statement, listed: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +27,9 @@ def summary(result: SelfTest) -> list[str]:
     lines = []
     if result.faults:
         lines.append(f"{count(result.caught)} of {plural(len(result.faults), 'planted fault')} caught.")
+    if tried := [f for f in result.faults if f.module is not None and f.localized is not None]:
+        right = sum(f.localized_right for f in tried)
+        lines.append(f"{count(right)} of {plural(len(tried), 'fault')} in a module traced to it.")
     if result.clean_runs or result.unsound:
         lines.append(
             f"{plural(result.false_alarms, 'false alarm')} in {plural(result.clean_runs, 'clean run')}."
@@ -34,15 +39,30 @@ def summary(result: SelfTest) -> list[str]:
     return lines
 
 
+_COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
+    ("fault", "left"),
+    ("", "left"),
+    ("caught by", "left"),
+    ("requests", "right"),
+    ("token", "right"),
+    ("sits in", "left"),
+)
+
+
+def _traced(fault: FaultResult, console: Console) -> Text:
+    if fault.localized is None:
+        return Text("")
+    style = "green" if fault.localized_right else "bold red" if fault.module else ""
+    return Text(plain(console, clean(fault.localized, 200)) or "no module", style=style)
+
+
 def _table(result: SelfTest, console: Console) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", safe_box=True)
     # Folded, not shortened: the sign of what was left out is not in every encoding.
-    table.add_column("fault", overflow="fold")
-    table.add_column("", overflow="fold")
-    table.add_column("caught by", overflow="fold")
-    table.add_column("requests", justify="right", overflow="fold")
-    table.add_column("token", justify="right", overflow="fold")
-    table.add_column("sits in", overflow="fold")
+    for name, justify in _COLUMNS:
+        table.add_column(name, justify=justify, overflow="fold")
+    if any(fault.localized is not None for fault in result.faults):
+        table.add_column("traced to", overflow="fold")
     for fault in result.faults:
         word, style = _outcome(fault)
         table.add_row(
@@ -52,6 +72,7 @@ def _table(result: SelfTest, console: Console) -> Table:
             Text("" if fault.first_request is None else count(fault.first_request)),
             Text("" if fault.first_step is None else count(fault.first_step)),
             Text(plain(console, clean(fault.module or "", 200))),
+            *([_traced(fault, console)] if len(table.columns) > len(_COLUMNS) else []),
         )
     return table
 

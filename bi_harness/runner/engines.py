@@ -247,30 +247,8 @@ class Engines:
         context, key = self._context, self._key
         assert key is not None
         name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
-        workloads = [self.workload(c) for c in self._cells(key.unit)]
-        shared = Path(context.folder).parent / "shared"
-        config = engine_config(
-            cell,
-            arm,
-            model=self._spec.models[cell.model],
-            device=self._spec.devices[cell.device],
-            suite=self._suite(cell),
-            settings=EngineSettings(
-                python=context.engine_python,
-                weights=context.weights,
-                layers=context.layers,
-                model_cache=context.model_cache,
-                compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
-                shared_cache=str(shared),
-                environment=without_keys(os.environ),
-                cores=len(os.sched_getaffinity(0)),
-            ),
-            max_num_seqs=max(workload.max_batch for workload in workloads),
-            max_model_len=max(workload.max_tokens for workload in workloads),
-            check=check if key.check else None,
-        )
-        config = change(config)
-        share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), shared)
+        config = change(self._config(cell, arm, key, check))
+        share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), self._shared_cache())
         folder, log = Path(context.folder) / name, Path(context.logs) / f"{name}.log"
         client: Client
         if (url := self._endpoint(arm)) is not None:
@@ -282,6 +260,41 @@ class Engines:
         client.spawn()
         self._slots[arm] = _Slot(client, label)
         return self._slots[arm]
+
+    def config(self, cell: Cell, arm: ArmName, check: CheckSpec | None = None) -> EngineConfig:
+        """What ``get`` would start; nothing is started.
+
+        Raises:
+            UsageError: see ``engine_config``.
+        """
+        return self._config(cell, arm, self._key_of(cell, check), check)
+
+    def _config(self, cell: Cell, arm: ArmName, key: _Key, check: CheckSpec | None) -> EngineConfig:
+        context = self._context
+        workloads = [self.workload(c) for c in self._cells(key.unit)]
+        return engine_config(
+            cell,
+            arm,
+            model=self._spec.models[cell.model],
+            device=self._spec.devices[cell.device],
+            suite=self._suite(cell),
+            settings=EngineSettings(
+                python=context.engine_python,
+                weights=context.weights,
+                layers=context.layers,
+                model_cache=context.model_cache,
+                compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
+                shared_cache=str(self._shared_cache()),
+                environment=without_keys(os.environ),
+                cores=len(os.sched_getaffinity(0)),
+            ),
+            max_num_seqs=max(workload.max_batch for workload in workloads),
+            max_model_len=max(workload.max_tokens for workload in workloads),
+            check=check if key.check else None,
+        )
+
+    def _shared_cache(self) -> Path:
+        return Path(self._context.folder).parent / "shared"
 
     def _endpoint(self, arm: ArmName) -> str | None:
         """The running server that is this arm; ``None`` where an engine is started for it."""

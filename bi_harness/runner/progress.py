@@ -15,6 +15,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    Localized,
     RunResumed,
     RunStarted,
     UnitFinished,
@@ -84,6 +85,10 @@ class Watcher:
                 self._running.remove(event.unit)
             if event.message:
                 self._say(f"  {event.outcome}: {event.message}{of}", "bold red")
+
+        elif isinstance(event, Localized):
+            told = event.localization
+            self._say(f"  localized    {told.check}: {told.where or told.reason}")
 
     def _of(self, what: str) -> str:
         """Which unit a line is of, where several run."""

@@ -15,7 +15,11 @@ from bi_harness.spec.waivers import load_waivers
 
 
 def prepare_again(
-    earlier: Earlier, given: RunOptions, explicit: Collection[str], **files: Path | None
+    earlier: Earlier,
+    given: RunOptions,
+    explicit: Collection[str],
+    what: str = "resume",
+    **files: Path | None,
 ) -> Prepared:
     """The run once more: its own options and files, and over them what is given now, which must come to the
     same.
@@ -24,6 +28,7 @@ def prepare_again(
         earlier: the run's folder.
         given: the options of the command line at hand.
         explicit: the names of those fields of it that were really given.
+        what: is to be done with it, for messages.
         files: ``models``, ``hardware``, ``suites`` and ``waivers``, where they are given.
 
     Raises:
@@ -42,7 +47,7 @@ def prepare_again(
     if found := differences(earlier.start, run_started(prepared, earlier.start.run_id)):
         listed = "\n".join(f"  {line}" for line in found)
         raise UsageError(
-            f"cannot resume {earlier.run_dir}: its results would be of something else.\n{listed}\n"
+            f"cannot {what} {earlier.run_dir}: its results would be of something else.\n{listed}\n"
             "What to do: make it as it was, or start a new run"
         )
     return prepared

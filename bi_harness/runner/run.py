@@ -49,6 +49,7 @@ from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
+from bi_harness.runner.localizing import FirstFailure, localize_failure, localized
 from bi_harness.runner.needs import host_free, how_many, need, shares
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.runner.side_by_side import Place, side_by_side
@@ -62,7 +63,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -85,6 +86,7 @@ class RunOptions:
         waivers: failures that are let be; ``None`` where no file is given.
         jobs: units at once, at most; ``None`` for as many as the host takes.
         shard: the part of the plan that runs; ``None`` for all of it.
+        localize: whether the first failure of each unit is traced to where it begins.
     """
 
     device: str
@@ -108,6 +110,7 @@ class RunOptions:
     waivers: Waivers | None = None
     jobs: int | None = 1
     shard: Shard | None = None
+    localize: bool = False
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -325,7 +328,10 @@ def _run_units(
                 task = replace(task, context=replace(task.context, cores=cores[place[0]]))
             elif len(run.host.gpus) > len(place) > 0:
                 environ["CUDA_VISIBLE_DEVICES"] = ",".join(run.host.gpus[gpu].uuid for gpu in place)
-            run_unit(task, emit, environ, stopped=enough)
+            first = FirstFailure(emit)
+            run_unit(task, first, environ, stopped=enough)
+            if run.options.localize and first.result is not None and not enough():
+                emit(localized(localize_failure(task, first.result, environ, stopped=enough)))
 
         side_by_side(
             {
@@ -499,6 +505,18 @@ def _host(host: HostFacts) -> dict[str, Any]:
     # By way of JSON's types: tuples become lists, as they will be when the journal is read back.
     data = asdict(host)
     return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+
+def unit_task(run: Prepared, cell: str, run_dir: Path) -> UnitTask:
+    """The unit that serves a cell, with all its checks, and files below ``run_dir``.
+
+    Raises:
+        UsageError: the cell is not of the run.
+    """
+    for unit in run.selection.plan.units:
+        if any(c.id == cell for c in unit.cells):
+            return _task(run, unit, run.selection.checks, run_dir, 1)
+    raise UsageError(f"{cell} is not of this run")
 
 
 def _task(

@@ -24,6 +24,7 @@ from bi_harness.certificate.power import (
     SelfTest,
     failed,
     first_difference,
+    localization_score,
     score,
     without_answer,
 )
@@ -85,6 +86,7 @@ class SelfTestOptions:
         out: a folder for the runs is made under ``out/selftest``.
         engine_python: the interpreter that has vLLM; ``None`` for this one.
         jobs: runs side by side, each on its share of the CPU's cores.
+        localize: whether each fault that is caught is traced to a module, on another engine.
     """
 
     suite: str
@@ -95,6 +97,7 @@ class SelfTestOptions:
     out: Path
     engine_python: str | None
     jobs: int = 1
+    localize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ def selftest(
         finished=now(),
         faults=tuple(faults),
         score=score(faults),
+        localization=localization_score(faults),
         clean_runs=clean,
         false_alarms=alarms,
         unsound=tuple(unsound),
@@ -278,6 +282,7 @@ def _execute(
             fault=run.fault,
             control=False,
             cores=cores,
+            localize=options.localize and run.fault is not None,
         ),
         spec,
     )
@@ -303,10 +308,17 @@ def _fault_result(fault: Fault, statement: Statement, why: str) -> FaultResult:
             "first_request": first[0] if first and caught else None,
             "first_step": first[1] if first and caught else None,
             "module": fault.module,
+            "localized": _localized(statement),
             # Once it is caught, checks that could not run beside it change nothing.
             "error": "" if caught else why,
         }
     )
+
+
+def _localized(statement: Statement) -> str | None:
+    """The module that was named; empty where the rerun named none, ``None`` where there was none."""
+    told = statement.predicate.bi_harness.localized
+    return told[0].module if told else None
 
 
 def _vllm(statement: Statement) -> str:

@@ -223,6 +223,9 @@ class SuiteSession:
             kind=self._spec.devices[cell.device].kind,
         )
 
+    def finish(self) -> None:
+        """All checks have run."""
+
     def close(self) -> None:
         """End the engines."""
         self.engines.close()

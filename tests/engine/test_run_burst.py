@@ -3,7 +3,6 @@ what becomes of the answers."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import sys
@@ -81,7 +80,7 @@ def offline(engine: Engine, adapters: Sequence[str] = ()) -> OfflineEngine:
     if engine not in DRIVERS:
         driver = object.__new__(OfflineEngine)
         driver._llm = SimpleNamespace(llm_engine=engine)
-        driver._numbers = itertools.count()
+        driver.submitted = 0
         DRIVERS[engine] = driver
     DRIVERS[engine]._adapters = adapters
     return DRIVERS[engine]

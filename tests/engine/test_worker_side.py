@@ -27,6 +27,7 @@ WORKER_SIDE = [
     "bi_harness.engine.ops.table",
     "bi_harness.engine.step_limits",
     "bi_harness.engine.step_probe",
+    "bi_harness.engine.watch.watcher",
     "bi_harness.engine.worker_extension",
     "bi_harness.engine.facts",
     "bi_harness.engine.effective",

@@ -1,0 +1,75 @@
+"""Which of its options a compiled engine must lose for the difference to go away. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bi_harness.engine.config import EngineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An engine like the one that failed, but for one thing.
+
+    Attributes:
+        name: what is other.
+        change: of its configuration.
+        note: what it means when the difference goes away with it.
+    """
+
+    name: str
+    change: Callable[[EngineConfig], EngineConfig]
+    note: str
+
+
+def _compiled(**options: Any) -> Callable[[EngineConfig], EngineConfig]:
+    def change(config: EngineConfig) -> EngineConfig:
+        given = config.llm.get("compilation_config") or {}
+        before: Mapping[str, Any] = given if isinstance(given, Mapping) else {"mode": given}
+        return replace(config, llm={**config.llm, "compilation_config": {**before, **options}})
+
+    return change
+
+
+VARIANTS = (
+    Variant("as it failed: compiled", lambda config: config, ""),
+    Variant("without CUDA graphs", _compiled(cudagraph_mode="NONE"), "it comes with CUDA graphs"),
+    Variant(
+        "Dynamo without Inductor", _compiled(backend="eager"), "it comes with the code that Inductor makes"
+    ),
+    Variant(
+        "custom operators in all places",
+        _compiled(custom_ops=["all"]),
+        "it comes with what the compiler puts in place of vLLM's own operators",
+    ),
+    Variant(
+        "without vLLM's fusion passes",
+        _compiled(
+            pass_config={
+                "fuse_norm_quant": False,
+                "fuse_act_quant": False,
+                "fuse_attn_quant": False,
+                "eliminate_noops": False,
+            }
+        ),
+        "it comes with a fusion pass",
+    ),
+)
+"""In the order in which they are tried; the first must differ for the others to mean anything."""
+
+
+def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """Those that make another engine of one that said this of itself."""
+    graphs = str(effective.get("cudagraph_mode", "")).upper() not in ("", "NONE")
+    return tuple(v for v in VARIANTS[1:] if graphs or v.name != VARIANTS[1].name)
+
+
+def eager(config: EngineConfig) -> EngineConfig:
+    """The same engine, eager and driven by the library: where hooks see every module."""
+    env = dict(config.env)
+    llm = {**config.llm, "enforce_eager": True, "skip_tokenizer_init": True}
+    if llm.get("tensor_parallel_size", 1) * llm.get("data_parallel_size", 1) == 1:
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return replace(config, llm=llm, env=env, interface="library")

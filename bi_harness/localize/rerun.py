@@ -1,0 +1,209 @@
+"""Running pairs on real engines: whether a pair differs, where, and what its modules did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from bi_harness.compare.bits import Comparison, compare
+from bi_harness.compare.observations import Observations
+from bi_harness.engine.arms import rows, scored
+from bi_harness.engine.client import Burst
+from bi_harness.localize.seen import Seen, parse
+from bi_harness.localize.shrink import Pair
+from bi_harness.workload.checkplan import ArmPlan
+from bi_harness.workload.requests import Limits, Member, Request
+
+
+class Watchable(Protocol):
+    """An engine's client, as far as it is needed here."""
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[int | Member]],
+        *,
+        timeout_s: float,
+        progress: Callable[[int, int], None] = ...,
+        limits: Limits | None = ...,
+    ) -> Burst:
+        """See ``EngineClient.generate``."""
+
+    def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
+        """See ``EngineClient.watch``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One run of a pair with hooks.
+
+    Attributes:
+        alone, batch: what each rank saw.
+        differs: the first step that differs; ``None`` for none.
+        seconds: of generating, both arms.
+    """
+
+    alone: tuple[Seen, ...]
+    batch: tuple[Seen, ...]
+    differs: int | None
+    seconds: float
+
+
+class Rerun:
+    """Runs pairs.
+
+    Args:
+        alone: runs requests alone.
+        arm: runs them in company; the same engine in most checks.
+        timeout_s: of each call.
+    """
+
+    def __init__(self, alone: Watchable, arm: Watchable, timeout_s: float) -> None:
+        self._alone_engine, self._arm_engine, self._timeout_s = alone, arm, timeout_s
+        self._known: dict[Request, tuple[Observations, float]] = {}
+        self._tries = 0
+        self.generates = 0
+        self.seconds = 0.0
+        """Of generating, both arms of the last pair."""
+
+    def alone(self, request: Request) -> Observations:
+        """What it gives alone; run once.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        if request not in self._known:
+            burst = self._generate(self._alone_engine, [request], [[Member(0)]], None)
+            self._known[request] = (rows(burst.observations, [0], request.observed), burst.generate_s)
+        return self._known[request][0]
+
+    def differs(self, pair: Pair) -> int | None:
+        """The first step at which the subject differs; ``None`` when it does not.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        reference = self.alone(pair.subject)
+        seconds = self._known[pair.subject][1]
+        found, spent = self._company(pair)
+        self.seconds = seconds + spent
+        return first_step(compare(reference, found))
+
+    def whole_arm(self, arm: ArmPlan, subjects: Sequence[Request]) -> tuple[int, int] | None:
+        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        requests = [self._cold(r) for r in arm.requests]
+        self._tries += 1
+        burst = self._generate(self._arm_engine, requests, arm.bursts, arm.limits)
+        for index, (subject, row) in enumerate(zip(subjects, arm.subjects, strict=True)):
+            found = rows(burst.observations, [row], subject.observed)
+            if (step := first_step(compare(self.alone(subject), found))) is not None:
+                return index, step
+        return None
+
+    def watched(self, pair: Pair, order: Mapping[str, Any], *, arm_first: bool = False) -> Watched:
+        """Run the pair anew with the subject watched in both arms.
+
+        Args:
+            order: see ``engine.watch.watcher.Order``, but for the request.
+            arm_first: whether the request runs in company before it runs alone.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``, or the answer makes no sense.
+        """
+
+        def alone() -> tuple[Burst, tuple[dict[str, Any], ...]]:
+            self._watch(self._alone_engine, {**order, "request": "0"})
+            burst = self._generate(self._alone_engine, [pair.subject], [[Member(0)]], None)
+            return burst, self._watch(self._alone_engine, None)
+
+        def company() -> tuple[Observations, float, tuple[dict[str, Any], ...]]:
+            place = pair.bursts()[2]
+            self._watch(self._arm_engine, {**order, "request": str(place), "sequence": pair.sequence})
+            found, seconds = self._company(pair)
+            return found, seconds, self._watch(self._arm_engine, None)
+
+        if arm_first:
+            found, seconds, batch = company()
+        burst, own = alone()
+        if not arm_first:
+            found, seconds, batch = company()
+        reference = rows(burst.observations, [0], pair.subject.observed)
+        return Watched(
+            tuple(parse(told) for told in own),
+            tuple(parse(told) for told in batch),
+            first_step(compare(reference, found)),
+            burst.generate_s + seconds,
+        )
+
+    def scored(self, arm: ArmPlan, subjects: Sequence[Request]) -> ArmPlan:
+        """An arm that scores, with what its subjects generate alone.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        if not arm.scored:
+            return arm
+        parts = [self.alone(subject) for subject in subjects]
+        width = max(subject.observed for subject in subjects)
+        wide = [part.widened(width) for part in parts]
+        together = Observations(
+            *(np.concatenate([getattr(o, n) for o in wide]) for n in ("tokens", "lengths", "ids", "logprobs"))
+        )
+        return scored(arm, subjects, together)
+
+    def _company(self, pair: Pair) -> tuple[Observations, float]:
+        requests, bursts, _ = pair.bursts()
+        self._tries += 1
+        burst = self._generate(self._arm_engine, [self._cold(r) for r in requests], bursts, pair.limits)
+        row = sum(r.n for r in requests[: len(requests) - len(pair.company) + pair.place]) + pair.sequence
+        return rows(burst.observations, [row], pair.subject.observed), burst.generate_s
+
+    def _cold(self, request: Request) -> Request:
+        # What an earlier try left in the prefix cache must not be found by a later one.
+        return replace(request, cache=f"{request.cache}/{self._tries}") if request.cache else request
+
+    def _generate(
+        self,
+        engine: Watchable,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[int | Member]],
+        limits: Limits | None,
+    ) -> Burst:
+        self.generates += 1
+        return engine.generate(requests, bursts, timeout_s=self._timeout_s, limits=limits)
+
+    def _watch(self, engine: Watchable, order: Mapping[str, Any] | None) -> tuple[dict[str, Any], ...]:
+        return engine.watch(order, timeout_s=self._timeout_s)
+
+
+def first_step(found: Comparison) -> int | None:
+    """The first step that differs; ``None`` for none."""
+    return found.first.step if found.first is not None else None
+
+
+class Clock:
+    """How much of a limit of time is left.
+
+    Args:
+        seconds: the limit.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._began, self._limit = time.monotonic(), seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._began
+
+    def late(self) -> bool:
+        """Whether the limit is reached."""
+        return self.spent >= self._limit

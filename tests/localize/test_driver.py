@@ -1,0 +1,241 @@
+"""From a failed check to where it begins, on engines that are made up; real ones are in tests/e2e."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bi_harness.compare.observations import Observations
+from bi_harness.engine.client import Burst
+from bi_harness.engine.config import EngineConfig
+from bi_harness.errors import EngineDied
+from bi_harness.localize.driver import Case, Up, localize, summed_up
+from bi_harness.localize.options import VARIANTS, eager, worth_trying
+from bi_harness.workload.checkplan import CheckPlan, together
+from bi_harness.workload.requests import Member, Request
+from tests.localize.made import run
+
+SUBJECTS = tuple(Request(tuple(range(100 * i, 100 * i + 16)), 6, 0.0, None, 2) for i in range(8))
+CASE = Case("cpu/tiny", "bs1_vs_bsN", CheckPlan(SUBJECTS, (together("eights", SUBJECTS, 8),)), 2, 0, False)
+
+
+@dataclass
+class Engine:
+    """In company of ``least`` requests and more, a request's third step has another logprob; a module of the
+    model that is made up, ``broken``, is why."""
+
+    least: int = 3
+    at: int = 2
+    broken: Mapping[tuple[str, int], int] = field(default_factory=lambda: {("layers.0.proj", 1): 5})
+    """Counted from the prompt's end."""
+    dies_after: int | None = None
+    flaky_when_watched: bool = False
+    ranks: int = 1
+    bursts: list[int] = field(default_factory=list)
+    orders: list[Mapping[str, Any]] = field(default_factory=list)
+    _order: Mapping[str, Any] | None = None
+    _company: int = 0
+    _prompt: int = 0
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        bursts: Sequence[Sequence[int | Member]],
+        *,
+        timeout_s: float,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+        limits: Any = None,
+    ) -> Burst:
+        self.bursts.append(len(requests))
+        if self.dies_after is not None and len(self.bursts) > self.dies_after:
+            raise EngineDied("the treatment engine died (SIGKILL): its log says nothing")
+        steps = max(r.max_tokens for r in requests)
+        logprobs = np.zeros((len(requests), steps, 3), np.float32)
+        size = {m.request: len(b) for b in bursts for m in b if isinstance(m, Member)}
+        for i, request in enumerate(requests):
+            wrong = size[i] >= self.least and not (self.flaky_when_watched and self._order is not None)
+            if wrong and request.max_tokens > self.at:
+                logprobs[i, self.at, 1] = 1
+        self._company, self._prompt = max(size.values()), len(requests[0].prompt)
+        lengths = np.array([r.max_tokens for r in requests], np.int32)
+        tokens = np.zeros((len(requests), steps), np.int32)
+        observations = Observations(tokens, lengths, np.zeros((len(requests), steps, 3), np.int32), logprobs)
+        return Burst(observations, (), 0.5)
+
+    def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
+        self._order = order
+        if order is not None:
+            self.orders.append(order)
+            return ({},) * self.ranks
+        length = self._prompt
+        steps = [list(range(length)), *[[length + i] for i in range(3)]]
+        broken = self.broken if self._company >= self.least else {}
+        broken = {(name, length + p): by for (name, p), by in broken.items()}
+        seen = run(steps, broken)
+        if (suspect := self.orders[-1].get("suspect")) is not None:
+            wanted = self.orders[-1]["positions"]
+            seen["records"] = [
+                r for r in seen["records"] if r["name"] == suspect and set(r["positions"]) & set(wanted)
+            ]
+            if self.orders[-1]["kind"] == "trace":
+                for one in seen["records"]:
+                    one["ran"] = {"operators": ["aten.mm(x)"] * self._company, "kernels": {"gemm": 2}}
+        return tuple({**seen, "tp_rank": rank} for rank in range(self.ranks))
+
+
+CONFIG = EngineConfig(
+    arm="treatment",
+    python="python",
+    platform="cpu",
+    capability=None,
+    invariance=True,
+    llm={"enforce_eager": False},
+    checkpoint=None,
+    adapters=None,
+    draft=None,
+    env={},
+    room_for_two=True,
+)
+
+
+class Starts:
+    """Gives one engine for the eager rerun, and others by the name of what was changed."""
+
+    def __init__(self, engine: Engine, compiled: Callable[[EngineConfig], Engine] | None = None) -> None:
+        self.engine, self.compiled = engine, compiled
+        self.configs: list[EngineConfig] = []
+
+    @contextmanager
+    def __call__(self, change: Callable[[EngineConfig], EngineConfig]) -> Iterator[Up]:
+        config = change(CONFIG)
+        self.configs.append(config)
+        engine = self.engine
+        if self.compiled is not None and not config.llm["enforce_eager"]:
+            engine = self.compiled(config)
+        yield Up(engine, engine, {"cudagraph_mode": "FULL_AND_PIECEWISE"})
+
+
+def localized(engine: Engine, case: Case = CASE, **more: Any) -> Any:
+    return localize(case, Starts(engine, **more), budget_s=60, timeout_s=10)
+
+
+def test_the_module_is_named_with_all_that_is_known_of_it() -> None:
+    engine = Engine()
+    told = localized(engine)
+    assert (told.outcome, told.module, told.class_name) == ("module", "layers.0.proj", "Proj")
+    # It breaks at the second token that is fed back, whose logprobs are those of step 2.
+    assert (told.request, told.arm, told.step, told.eager) == (2, "eights", 2, True)
+    assert told.planned.neighbours == 7
+    assert told.smallest.neighbours == 2
+    assert told.smallest.steps == 3
+    assert [m.name for m in told.modules if m.state == "culprit"] == ["layers.0.proj"]
+    assert told.outputs[0].differing_rows == 1
+    assert told.ran_batch == ("aten.mm(x) (x 3)", "gemm x 2")
+    assert told.ran_alone == ("aten.mm(x)", "gemm x 2")
+    assert (told.cost.starts, told.cost.rss_before, told.cost.rss_after) == (1, 1 << 20, 2 << 20)
+    assert told.cost.tries <= 48
+
+
+def test_the_subject_is_watched_by_its_place_in_the_burst() -> None:
+    engine = Engine()
+    localized(engine)
+    assert [order["kind"] for order in engine.orders] == ["digests"] * 2 + ["values"] * 2 + ["trace"] * 2
+    assert {order["request"] for order in engine.orders[::2]} == {"0"}
+
+
+def test_what_no_module_shows_is_told_so() -> None:
+    told = localized(Engine(broken={}))
+    assert (told.outcome, told.module) == ("elsewhere", "")
+    assert told.where.startswith("no module: after the last one")
+    assert {m.state for m in told.modules} == {"equal"}
+
+
+def test_what_hooks_make_go_away_is_not_localized() -> None:
+    told = localized(Engine(flaky_when_watched=True))
+    assert (told.outcome, told.module) == ("failed", "")
+    assert "comes and goes" in told.reason
+
+
+def test_what_does_not_differ_again_is_told_so() -> None:
+    told = localized(Engine(least=99))
+    assert (told.outcome, told.eager, told.module) == ("not_reproduced", False, "")
+    assert told.cost.starts == 1
+
+
+def test_an_engine_that_dies_is_told_and_nothing_is_raised() -> None:
+    for after in range(12):
+        told = localized(Engine(dies_after=after))
+        assert told.outcome in ("failed", "module")
+        assert "died" in told.reason
+
+
+def test_the_earliest_rank_is_the_one_that_is_told() -> None:
+    assert localized(Engine(ranks=2)).rank == 0
+
+
+def test_a_compiled_failure_that_is_not_eager_is_bisected() -> None:
+    def compiled(config: EngineConfig) -> Engine:
+        backend = config.llm.get("compilation_config", {}).get("backend")
+        return Engine(least=99 if backend == "eager" else 3)
+
+    told = localized(Engine(least=99), replace(CASE, compiled=True), compiled=compiled)
+    assert (told.outcome, told.eager) == ("not_reproduced", False)
+    assert [o.name for o in told.options] == [v.name for v in VARIANTS]
+    assert [o.name for o in told.options if o.differs is False] == ["Dynamo without Inductor"]
+    assert "Dynamo without Inductor: gone" in told.reason
+    assert told.cost.starts == 1 + len(VARIANTS)
+
+
+def test_what_differs_neither_way_is_not_bisected_further() -> None:
+    told = localized(Engine(least=99), replace(CASE, compiled=True))
+    assert [o.differs for o in told.options] == [False]
+    assert "neither eager nor compiled" in told.reason
+
+
+def test_an_option_that_does_not_start_is_told() -> None:
+    def compiled(config: EngineConfig) -> Engine:
+        return Engine(dies_after=0) if "custom_ops" in config.llm.get("compilation_config", {}) else Engine()
+
+    told = localized(Engine(least=99), replace(CASE, compiled=True), compiled=compiled)
+    by_name = {o.name: o for o in told.options}
+    assert by_name["custom operators in all places"].differs is None
+    assert "died" in by_name["custom operators in all places"].note
+
+
+def test_nothing_new_is_begun_when_the_time_is_up() -> None:
+    told = localize(replace(CASE, compiled=True), Starts(Engine(least=99)), budget_s=0, timeout_s=10)
+    assert [o.note for o in told.options] == ["there was no time left"]
+    told = localize(CASE, Starts(Engine()), budget_s=0, timeout_s=10)
+    assert (told.outcome, told.smallest.neighbours, told.cost.tries) == ("module", 7, 0)
+
+
+def test_graphs_are_tried_where_there_are_some() -> None:
+    assert worth_trying({"cudagraph_mode": "NONE"}) == VARIANTS[2:]
+    assert worth_trying({"cudagraph_mode": "FULL"}) == VARIANTS[1:]
+
+
+def test_a_variant_adds_to_the_compilation_config_that_is_there() -> None:
+    config = replace(CONFIG, llm={"compilation_config": {"mode": 3}})
+    assert VARIANTS[2].change(config).llm["compilation_config"] == {"mode": 3, "backend": "eager"}
+    assert VARIANTS[2].change(replace(CONFIG, llm={"compilation_config": 3})).llm["compilation_config"] == {
+        "mode": 3,
+        "backend": "eager",
+    }
+
+
+def test_the_eager_engine_is_one_process_of_the_library() -> None:
+    config = eager(replace(CONFIG, interface="server"))
+    assert (config.interface, config.llm["enforce_eager"]) == ("library", True)
+    assert config.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in eager(replace(CONFIG, llm={"tensor_parallel_size": 2})).env
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_lines_that_follow_each_other_become_one(count: int) -> None:
+    assert len(summed_up(("a",) * count)) == min(1, count)
+    assert len(summed_up(tuple(map(str, range(count))))) <= 65
