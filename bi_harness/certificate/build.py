@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bi_harness.certificate.attempts import Key, Left, current, left
+from bi_harness.certificate.attempts import TRIES, Key, Left, current, left, lost
 from bi_harness.certificate.axes import across
 from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
     Event,
+    Node,
     PlannedChecks,
     RunFinished,
     RunResumed,
     RunStarted,
     UnitFinished,
+    UnitStarted,
 )
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
@@ -24,6 +26,7 @@ from bi_harness.certificate.statement import (
     EffectiveArm,
     EndpointScope,
     HarnessResult,
+    Loss,
     Predicate,
     ResourceDescriptor,
     Resumption,
@@ -43,12 +46,16 @@ class _Fold:
     """What the events say, gathered in one pass."""
 
     results: dict[Key, CheckResult] = field(default_factory=dict)
-    # Each with the number of its attempt.
-    arms: list[tuple[int, EffectiveArm]] = field(default_factory=list)
+    # Each with the number of its attempt, and how often its unit had lost its node in it.
+    arms: list[tuple[tuple[int, int], EffectiveArm]] = field(default_factory=list)
     engines: list[dict[str, Any]] = field(default_factory=list)
     units: dict[str, UnitFinished] = field(default_factory=dict)
     finished: RunFinished | None = None
     resumed: list[Resumption] = field(default_factory=list)
+    lost: list[Loss] = field(default_factory=list)
+    # Of this attempt: where each unit runs, and how often it lost its node.
+    nodes: dict[str, Node | None] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
     done_before: frozenset[str] = frozenset()
 
 
@@ -116,6 +123,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 axes=axes,
                 waivers=waivers,
                 resumed=tuple(fold.resumed),
+                lost=tuple(fold.lost),
             ),
         ),
     )
@@ -143,6 +151,7 @@ def _start(events: Sequence[Event]) -> RunStarted:
 
 def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
     fold = _Fold()
+    unit_of = _units_by_arm(start)
     for event in events:
         if isinstance(event, RunResumed):
             _reopen(start, fold, event)
@@ -158,15 +167,47 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
                 raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
             fold.results[key] = event.result
         elif isinstance(event, EngineReady):
-            fold.arms.append((len(fold.resumed), event.arm))
+            losses = fold.losses.get(unit_of.get(event.arm.unit, ""), 0)
+            fold.arms.append(((len(fold.resumed), losses), event.arm))
             fold.engines.append(event.provenance)
+        elif isinstance(event, UnitStarted):
+            fold.nodes[event.unit] = event.node
         elif isinstance(event, UnitFinished):
-            if event.unit in fold.units or event.unit in fold.done_before:
+            before = fold.units.get(event.unit)
+            if (before is not None and before.outcome != "lost") or event.unit in fold.done_before:
                 raise UsageError(f"the journal ends the unit {event.unit} twice")
             fold.units[event.unit] = event
+            if event.outcome == "lost":
+                _lose(start, fold, event)
+            fold.nodes.pop(event.unit, None)
         elif isinstance(event, RunFinished):
             fold.finished = event
     return fold
+
+
+def _units_by_arm(start: RunStarted) -> dict[str, str]:
+    """The unit of the plan by the names that engines are told by: a cell, or the cells without the suite."""
+    return {
+        name: planned.unit
+        for planned in start.plan
+        for name in (planned.cell, planned.cell.rpartition("/")[0])
+    }
+
+
+def _lose(start: RunStarted, fold: _Fold, event: UnitFinished) -> None:
+    """A unit's node went away: what has no verdict may have another result, and nothing else may."""
+    node = fold.nodes.get(event.unit)
+    if node is None:
+        raise UsageError(f"the journal loses the unit {event.unit}, which ran on no node")
+    fold.losses[event.unit] = fold.losses.get(event.unit, 0) + 1
+    if fold.losses[event.unit] > TRIES:
+        raise UsageError(f"the journal starts the unit {event.unit} more than {TRIES} times without a resume")
+    reopened = lost(start, fold.results, event)
+    for one in reopened:
+        fold.results.pop((one.cell, one.check), None)
+    fold.lost.append(
+        Loss(time=event.time, unit=event.unit, host=node.host, reason=event.message, reopened=reopened)
+    )
 
 
 def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
@@ -181,6 +222,7 @@ def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
         fold.results.pop((one.cell, one.check), None)
     fold.units = {unit: ended for unit, ended in fold.units.items() if unit in rest.done}
     fold.done_before = rest.done
+    fold.nodes, fold.losses = {}, {}
     fold.finished = None
     fold.resumed.append(
         Resumption(time=event.time, kept=event.kept, torn=event.torn, host=event.host, reopened=rest.reopened)
@@ -221,10 +263,12 @@ def _unsound_end(start: RunStarted, fold: _Fold) -> str:
         return "an engine's configuration was not verified, and the run was not of an endpoint"
     for unit in dict.fromkeys(p.unit for p in start.plan if p.rule is None):
         ended = fold.units.get(unit)
-        if unit in fold.done_before and (ended is None or ended.outcome == "interrupted"):
+        if unit in fold.done_before and (ended is None or ended.outcome in ("interrupted", "lost")):
             continue  # It was cut off with nothing left to do: all its results were on disk.
         if ended is None:
             return f"the unit {unit} never ended"
+        if ended.outcome == "lost":
+            continue  # Cut off, too: were anything left to do, not all would have passed.
         if ended.outcome != "completed":
             return f"all checks of {unit} passed, but the unit itself did not end well: {ended.message}"
     return ""

@@ -215,6 +215,24 @@ class Resumption(Record):
     reopened: tuple[Reopened, ...]
 
 
+class Loss(Record):
+    """A time at which the node of a unit was lost, which is no verdict on anything.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        unit: what ran there.
+        host: the node's name of itself.
+        reason: what became of it.
+        reopened: the checks that the unit had left to run, elsewhere, and what they had to show before.
+    """
+
+    time: str
+    unit: str
+    host: str
+    reason: str
+    reopened: tuple[Reopened, ...]
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -235,6 +253,7 @@ class HarnessResult(Record):
         axes: the checks that ran at several parallel sizes.
         waivers: those that the run was given, in the file's order.
         resumed: the times at which the run was resumed, after it was cut off or left checks open.
+        lost: the times at which a unit lost its node, in runs on several hosts.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -255,11 +274,12 @@ class HarnessResult(Record):
     waivers: tuple[WaiverUse, ...] = ()
 
     resumed: tuple[Resumption, ...] = ()
+    lost: tuple[Loss, ...] = ()
 
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("waivers", "resumed"):
+        for name in ("waivers", "resumed", "lost"):
             if not getattr(self, name):
                 # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
                 data.pop(name, None)

@@ -284,9 +284,13 @@ def consistent(statement: Statement, found: _Findings) -> None:
         return
     other = again.predicate.bi_harness
     lowered = (result.verdict, other.verdict) == ("INCONCLUSIVE", "CERTIFIED")
-    own = {"resumed", *(("verdict", "why") if lowered else ())}
+    own = {"resumed", "lost", *(("verdict", "why") if lowered else ())}
     if result.resumed:
         found.note(CERTIFICATE, "it was resumed: what ran before stands in its journal, not in what it lists")
+    if result.lost:
+        found.note(
+            CERTIFICATE, "nodes were lost: what ran on them stands in its journal, not in what it lists"
+        )
     before = found.problems()
     if result.verdict == "CERTIFIED":
         _no_doubt(result, found)

@@ -32,6 +32,13 @@ class ModeName(StrEnum):
     compile = "compile"
 
 
+class ExecutorName(StrEnum):
+    """``--executor``."""
+
+    local = "local"
+    ray = "ray"
+
+
 Device = Annotated[
     str, typer.Option("--device", "-d", envvar="BI_HARNESS_DEVICE", help="Device of hardware.yaml, or auto.")
 ]
@@ -97,6 +104,14 @@ Jobs = Annotated[
         envvar="BI_HARNESS_JOBS",
         metavar="N|auto",
         help="Units at once; auto for as many as the GPUs' memory and the cores take (on a CPU one).",
+    ),
+]
+Executor = Annotated[
+    ExecutorName,
+    typer.Option(
+        "--executor",
+        envvar="BI_HARNESS_EXECUTOR",
+        help="Where units run: this host, or the nodes of a Ray cluster (RAY_ADDRESS; bi-harness[ray]).",
     ),
 ]
 SignKey = Annotated[
