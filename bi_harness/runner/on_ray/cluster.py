@@ -65,6 +65,7 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         address = os.environ.get(ADDRESS) or _AUTO
         _refuse_address(address)
+        _silence()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
@@ -272,6 +273,14 @@ class RemoteUnit:
                 self._cluster._get(self._actor.close.remote(), time.monotonic() + 30, lambda: False)
         with suppress(Exception):
             ray.kill(self._actor)
+
+
+def _silence() -> None:
+    """Keep what Ray tells of its nodes' troubles (a raylet's last words, a hundred lines) off our stdout, which
+    is for data. What of it concerns a unit comes with the error that tells of its loss."""
+    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[union-attr]
 
 
 def _refuse_address(address: str) -> None:
