@@ -276,8 +276,10 @@ class RemoteUnit:
 
 
 def _silence() -> None:
-    """Keep what Ray tells of its nodes' troubles (a raylet's last words, a hundred lines) off our stdout, which
-    is for data. What of it concerns a unit comes with the error that tells of its loss."""
+    """Keep what Ray tells of its nodes' troubles (a raylet's last words, a hundred lines) off our stdout.
+
+    That is for data. What of it concerns a unit comes with the error that tells of its loss.
+    """
     worker = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *_, **__: None  # type: ignore[union-attr]
