@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bi_harness.certificate.essence import essence
+from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from tests.runner.standin import Standin, wait_for
 from tests.survival.runs import (
@@ -27,6 +28,7 @@ from tests.survival.runs import (
 
 pytest.importorskip("ray")
 
+from bi_harness.runner.on_ray.cluster import Cluster
 from tests.runner.on_ray.clusters import Nodes, driver
 
 pytestmark = pytest.mark.ray
@@ -41,6 +43,11 @@ SLEEP = "time.sleep(600)"
 def ran_on(standin: Standin) -> list[str]:
     """The nodes of the units, as they began."""
     return [event["node"]["id"] for event in journal(standin) if event["type"] == "unit_started"]
+
+
+def files_of_units(nodes: Nodes) -> set[Path]:
+    """On the nodes. Those of a unit whose node was killed stay."""
+    return set((nodes.root / "tmp").glob("bi-harness-unit-*"))
 
 
 def hanging(standin: Standin, nodes: Nodes, *arguments: str) -> subprocess.Popen[str]:
@@ -84,8 +91,10 @@ def test_a_node_that_goes_away_in_the_middle_of_a_unit(standin: Standin, nodes: 
 
 def test_an_interrupt_ends_what_runs_on_the_nodes(standin: Standin, nodes: Nodes) -> None:
     nodes.have(1)
+    before = files_of_units(nodes)
     process = hanging(standin, nodes)
     assert nodes.units(), "something runs there"
+    assert files_of_units(nodes) > before
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
@@ -93,8 +102,7 @@ def test_an_interrupt_ends_what_runs_on_the_nodes(standin: Standin, nodes: Nodes
     assert journal(standin)[-1] == {**journal(standin)[-1], "type": "run_finished", "interrupted": True}
     assert journal(standin)[-2]["outcome"] == "interrupted", err
     assert not nodes.units()
-    left = [path for path in (nodes.root / "tmp").glob("bi-harness-unit-*") if path.stat().st_mtime > 0]
-    assert not [path for path in left if (path / "unit.json").exists()], "its files are gone"
+    assert files_of_units(nodes) == before, "its files are gone"
 
 
 def test_nodes_with_other_engines_are_never_mixed(standin: Standin, nodes: Nodes) -> None:
@@ -113,19 +121,23 @@ def test_nodes_with_other_engines_are_never_mixed(standin: Standin, nodes: Nodes
 
 def test_without_a_cluster(standin: Standin) -> None:
     standin.write(one=GOOD)
-    for address, what in (
-        ("127.0.0.2:9", "nothing answers"),
-        ("ray://h:1", "a Ray client"),
-        ("local", "none is"),
-    ):
-        code, _, err = standin.finish("run", "--executor", "ray", RAY_ADDRESS=address)
-        assert code == ExitCode.USAGE
-        assert what in err
+    code, _, err = standin.finish("run", "--executor", "ray", RAY_ADDRESS="127.0.0.2:9")
+    assert code == ExitCode.USAGE
+    assert "nothing answers at RAY_ADDRESS=127.0.0.2:9" in err
+    assert "ray start --head" in err
+
+
+@pytest.mark.parametrize(("address", "what"), [("ray://h:1", "a Ray client"), ("local", "none is started")])
+def test_addresses_that_are_not_taken(address: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match=what):
+        Cluster()
 
 
 @pytest.mark.long
 def test_a_run_on_two_nodes_is_one_on_this_host(standin: Standin, nodes: Nodes) -> None:
     nodes.have(2)
+    before = files_of_units(nodes)
     standin.write(one=GOOD, two=GOOD)
     code, _, err = standin.finish("run", *BOTH, **driver(nodes))
     assert code == ExitCode.CERTIFIED, err
@@ -135,7 +147,7 @@ def test_a_run_on_two_nodes_is_one_on_this_host(standin: Standin, nodes: Nodes) 
     (run,) = here.glob("cpu/*")
     assert essence(statement(folder(standin))) == essence(statement(run))
     assert {path.name for path in folder(standin).iterdir()} == {path.name for path in run.iterdir()}
-    assert not list(Path(nodes.root / "tmp").glob("bi-harness-unit-*/unit.json"))
+    assert files_of_units(nodes) == before
 
 
 @pytest.mark.long
