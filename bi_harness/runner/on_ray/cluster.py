@@ -32,7 +32,7 @@ _THIS_HOST = ("localhost", "127.0.0.1", "::1", "[::1]")
 _CONNECT_S = 5.0
 _LOOK_S = 120.0
 _POLL_S = 0.25
-_HEAD_S = 15.0
+_HEAD_S = 30.0
 """How long a cluster's head may not answer. Ray ends this process, with an exit code of its own, at 60."""
 
 _GONE_S = 60.0
