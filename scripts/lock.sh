@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes requirements/*.lock with uv, from pyproject.toml. Usage: scripts/lock.sh [--upgrade]
 #
-#   cpu.lock    engine, harness and development tools, for .venv (CPython 3.11+, Linux x86_64)
+#   cpu.lock    engine, harness, Ray and development tools, for .venv (CPython 3.11+, Linux x86_64)
 #   base.lock   harness and development tools without an engine, any platform: laptops, lint, gate
 #
 # Without --upgrade, versions already in a lock file stay as they are where they still satisfy.
@@ -84,7 +84,7 @@ case ${1:-} in
 *) echo "usage: scripts/lock.sh [--upgrade]" >&2; exit 4 ;;
 esac
 
-cpu=(--extra cpu --extra dev --override "$work/overrides.txt" --python-platform x86_64-manylinux_2_34)
+cpu=(--extra cpu --extra ray --extra dev --override "$work/overrides.txt" --python-platform x86_64-manylinux_2_34)
 seed requirements/cpu.lock
 if ! compile requirements/cpu.lock "${cpu[@]}" 2>"$work/first.err"; then
     echo "lock: not with what pip is configured to see; once more with $PYTORCH_INDEX" >&2

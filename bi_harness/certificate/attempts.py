@@ -4,11 +4,14 @@ A result that says something about the bits (``pass``, ``fail``, ``inconclusive`
 second chance. A check without a result, or with one that says nothing (``error``), runs again, and the
 certificate lists what was there before. A unit that crashed or hung after its last check has no pass to be
 believed: its passes run again, its failures stand. One that was cut off, its results on disk, is done.
+
+A unit whose node was lost was cut off, too: what has no verdict runs again on another node, within the same
+run, at most ``TRIES`` times in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +24,9 @@ Key = tuple[str, str]
 
 FINAL: Final[frozenset[Status]] = frozenset({"pass", "fail", "inconclusive", "waived"})
 """What is never run again (but for the passes of a unit that ended badly by itself)."""
+
+TRIES: Final = 3
+"""How often a unit is started in a run that loses its nodes, before somebody has to look (``--resume``)."""
 
 _OWN_END: Final = ("crashed", "timed_out")
 """How a unit ends badly by itself; cut off, it was by something else."""
@@ -65,7 +71,7 @@ def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[s
             of_unit.setdefault(planned.unit, []).extend((planned.cell, check) for check in planned.checks)
     again: set[Key] = set()
     for unit, keys in of_unit.items():
-        unsettled = {key for key in keys if key not in results or results[key].status not in FINAL}
+        unsettled = set(open_of(keys, results))
         ended = units.get(unit)
         if not unsettled and ended is not None and ended.outcome in _OWN_END:
             unsettled = {key for key in keys if results[key].status == "pass"}
@@ -84,11 +90,30 @@ def left(start: RunStarted, results: Mapping[Key, CheckResult], units: Mapping[s
     )
 
 
-def current(arms: Sequence[tuple[int, EffectiveArm]], cells: Sequence[str]) -> tuple[EffectiveArm, ...]:
+def open_of(keys: Iterable[Key], results: Mapping[Key, CheckResult]) -> list[Key]:
+    """Those checks that have no verdict: no result, or one that says nothing."""
+    return [key for key in keys if key not in results or results[key].status not in FINAL]
+
+
+def lost(start: RunStarted, results: Mapping[Key, CheckResult], ended: UnitFinished) -> tuple[Reopened, ...]:
+    """What a unit whose node was lost has left to do, in plan order, with what was there before."""
+    keys = [
+        (planned.cell, check)
+        for planned in start.plan
+        if planned.rule is None and planned.unit == ended.unit
+        for check in planned.checks
+    ]
+    return tuple(_reopened(key, results.get(key), ended) for key in open_of(keys, results))
+
+
+def current(
+    arms: Sequence[tuple[tuple[int, int], EffectiveArm]], cells: Sequence[str]
+) -> tuple[EffectiveArm, ...]:
     """What the engines of a run said, as an undisturbed run would tell it.
 
     Args:
-        arms: each with the number of its attempt, in the order of the journal.
+        arms: each with the number of its attempt, and how often its unit was lost in it before, in the order
+            of the journal.
         cells: the plan's, in order.
 
     Returns:
@@ -96,7 +121,7 @@ def current(arms: Sequence[tuple[int, EffectiveArm]], cells: Sequence[str]) -> t
         as they came. Of several attempts, without those that a later one had again, the same in everything
         but the time that the start took.
     """
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, int]] = {}
     for attempt, arm in arms:
         seen[_what(arm)] = attempt  # the last one
     last = [arm for attempt, arm in arms if seen[_what(arm)] == attempt]

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bi_harness.certificate.attempts import Key, Left, current, left
+from bi_harness.certificate.attempts import TRIES, Key, Left, current, left, lost
 from bi_harness.certificate.axes import across
 from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
     Event,
     Localized,
+    Node,
     PlannedChecks,
     RunFinished,
     RunResumed,
     RunStarted,
     UnitFinished,
+    UnitStarted,
 )
 from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.part import of_part
@@ -27,6 +29,7 @@ from bi_harness.certificate.statement import (
     EffectiveArm,
     EndpointScope,
     HarnessResult,
+    Loss,
     Predicate,
     ResourceDescriptor,
     Resumption,
@@ -47,13 +50,17 @@ class _Fold:
     """What the events say, gathered in one pass."""
 
     results: dict[Key, CheckResult] = field(default_factory=dict)
-    # Each with the number of its attempt.
-    arms: list[tuple[int, EffectiveArm]] = field(default_factory=list)
+    # Each with the number of its attempt, and how often its unit had lost its node in it.
+    arms: list[tuple[tuple[int, int], EffectiveArm]] = field(default_factory=list)
     engines: list[dict[str, Any]] = field(default_factory=list)
     units: dict[str, UnitFinished] = field(default_factory=dict)
     localized: dict[Key, Localization] = field(default_factory=dict)
     finished: RunFinished | None = None
     resumed: list[Resumption] = field(default_factory=list)
+    lost: list[Loss] = field(default_factory=list)
+    # Of this attempt: where each unit runs, and how often it lost its node.
+    nodes: dict[str, Node | None] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
     done_before: frozenset[str] = frozenset()
 
 
@@ -130,6 +137,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
                 localized=tuple(
                     fold.localized[r.cell, r.check] for r in results if (r.cell, r.check) in fold.localized
                 ),
+                lost=tuple(fold.lost),
             ),
         ),
     )
@@ -162,6 +170,7 @@ def _start(events: Sequence[Event]) -> RunStarted:
 
 def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
     fold = _Fold()
+    unit_of = _units_by_arm(start)
     for event in events:
         if isinstance(event, RunResumed):
             _reopen(start, fold, event)
@@ -177,12 +186,19 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
                 raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
             fold.results[key] = event.result
         elif isinstance(event, EngineReady):
-            fold.arms.append((len(fold.resumed), event.arm))
+            losses = fold.losses.get(unit_of.get(event.arm.unit, ""), 0)
+            fold.arms.append(((len(fold.resumed), losses), event.arm))
             fold.engines.append(event.provenance)
+        elif isinstance(event, UnitStarted):
+            fold.nodes[event.unit] = event.node
         elif isinstance(event, UnitFinished):
-            if event.unit in fold.units or event.unit in fold.done_before:
+            before = fold.units.get(event.unit)
+            if (before is not None and before.outcome != "lost") or event.unit in fold.done_before:
                 raise UsageError(f"the journal ends the unit {event.unit} twice")
             fold.units[event.unit] = event
+            if event.outcome == "lost":
+                _lose(start, fold, event)
+            fold.nodes.pop(event.unit, None)
         elif isinstance(event, Localized):
             _take_localized(fold, event.localization)
         elif isinstance(event, RunFinished):
@@ -199,6 +215,31 @@ def _take_localized(fold: _Fold, told: Localization) -> None:
     if key in fold.localized:
         raise UsageError(f"the journal localizes {key[1]} on {key[0]} twice")
     fold.localized[key] = told
+
+
+def _units_by_arm(start: RunStarted) -> dict[str, str]:
+    """The unit of the plan by the names that engines are told by: a cell, or the cells without the suite."""
+    return {
+        name: planned.unit
+        for planned in start.plan
+        for name in (planned.cell, planned.cell.rpartition("/")[0])
+    }
+
+
+def _lose(start: RunStarted, fold: _Fold, event: UnitFinished) -> None:
+    """A unit's node went away: what has no verdict may have another result, and nothing else may."""
+    node = fold.nodes.get(event.unit)
+    if node is None:
+        raise UsageError(f"the journal loses the unit {event.unit}, which ran on no node")
+    fold.losses[event.unit] = fold.losses.get(event.unit, 0) + 1
+    if fold.losses[event.unit] > TRIES:
+        raise UsageError(f"the journal starts the unit {event.unit} more than {TRIES} times without a resume")
+    reopened = lost(start, fold.results, event)
+    for one in reopened:
+        fold.results.pop((one.cell, one.check), None)
+    fold.lost.append(
+        Loss(time=event.time, unit=event.unit, host=node.host, reason=event.message, reopened=reopened)
+    )
 
 
 def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
@@ -220,6 +261,8 @@ def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
         fold.results.pop((one.cell, one.check), None)
     fold.units = {unit: ended for unit, ended in fold.units.items() if unit in rest.done | others}
     fold.done_before = (fold.done_before & others) | rest.done
+    fold.nodes = {unit: node for unit, node in fold.nodes.items() if unit in others}
+    fold.losses = {unit: count for unit, count in fold.losses.items() if unit in others}
     fold.finished = None
     fold.resumed.append(
         Resumption(time=event.time, kept=event.kept, torn=event.torn, host=event.host, reopened=rest.reopened)
@@ -260,10 +303,12 @@ def _unsound_end(start: RunStarted, fold: _Fold) -> str:
         return "an engine's configuration was not verified, and the run was not of an endpoint"
     for unit in dict.fromkeys(p.unit for p in start.own if p.rule is None):
         ended = fold.units.get(unit)
-        if unit in fold.done_before and (ended is None or ended.outcome == "interrupted"):
+        if unit in fold.done_before and (ended is None or ended.outcome in ("interrupted", "lost")):
             continue  # It was cut off with nothing left to do: all its results were on disk.
         if ended is None:
             return f"the unit {unit} never ended"
+        if ended.outcome == "lost":
+            continue  # Cut off, too: were anything left to do, not all would have passed.
         if ended.outcome != "completed":
             return f"all checks of {unit} passed, but the unit itself did not end well: {ended.message}"
     return ""

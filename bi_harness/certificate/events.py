@@ -134,12 +134,35 @@ class RunStarted(Record):
         return _without_empty(handler(self), "shard")
 
 
+class Node(Record):
+    """Where a unit of a run on several hosts ran.
+
+    Attributes:
+        id: the cluster's name of it.
+        host: what the node calls itself.
+        gpus: ids of the GPUs that the unit was given; none on a CPU.
+    """
+
+    id: str
+    host: str
+    gpus: tuple[str, ...] = ()
+
+
 class UnitStarted(Record):
-    """A unit's process was started."""
+    """A unit's process was started; on which node, where that is another host than the runner's."""
 
     type: Literal["unit_started"] = "unit_started"
     time: str
     unit: str
+    node: Node | None = None
+
+    @model_serializer(mode="wrap")
+    def _node_where_there_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.node is None:
+            # The lines of runs on one host stay what they always were.
+            del data["node"]
+        return data
 
 
 class EngineReady(Record):
@@ -184,7 +207,8 @@ class UnitFinished(Record):
     """A unit's process ended.
 
     Attributes:
-        outcome: ``completed``, ``crashed``, ``timed_out`` or ``interrupted``.
+        outcome: ``completed``, ``crashed``, ``timed_out``, ``interrupted``, or ``lost``: its node went away
+            under it, which says nothing of the unit; it may be started again for what has no verdict.
         message: one sentence for a reader; empty when it completed.
         log: the unit's log, relative to the run folder.
         duration_s: seconds of wall time.
@@ -193,7 +217,7 @@ class UnitFinished(Record):
     type: Literal["unit_finished"] = "unit_finished"
     time: str
     unit: str
-    outcome: Literal["completed", "crashed", "timed_out", "interrupted"]
+    outcome: Literal["completed", "crashed", "timed_out", "interrupted", "lost"]
     message: str = ""
     log: str | None = None
     duration_s: float

@@ -233,6 +233,24 @@ class ShardPart(Record):
     passed: bool
 
 
+class Loss(Record):
+    """A time at which the node of a unit was lost, which is no verdict on anything.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        unit: what ran there.
+        host: the node's name of itself.
+        reason: what became of it.
+        reopened: the checks that the unit had left to run, elsewhere, and what they had to show before.
+    """
+
+    time: str
+    unit: str
+    host: str
+    reason: str
+    reopened: tuple[Reopened, ...]
+
+
 class HarnessResult(Record):
     """``predicate.bi_harness``.
 
@@ -255,6 +273,7 @@ class HarnessResult(Record):
         resumed: the times at which the run was resumed, after it was cut off or left checks open.
         shard: which part of a run this is; ``None`` for a whole one.
         localized: where failures begin, of those that were looked into.
+        lost: the times at which a unit lost its node, in runs on several hosts.
     """
 
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
@@ -277,11 +296,12 @@ class HarnessResult(Record):
     resumed: tuple[Resumption, ...] = ()
     shard: ShardPart | None = None
     localized: Annotated[tuple[Localization, ...], FailFast()] = ()
+    lost: tuple[Loss, ...] = ()
 
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("waivers", "resumed", "shard", "localized"):
+        for name in ("waivers", "resumed", "shard", "localized", "lost"):
             if not getattr(self, name):
                 # As with the scope's endpoint: other certificates stay what they always were, byte for byte.
                 data.pop(name, None)

@@ -296,9 +296,13 @@ def consistent(statement: Statement, found: _Findings) -> None:
     lowered = (result.verdict, other.verdict) == ("INCONCLUSIVE", "CERTIFIED") or (
         result.verdict == "INCONCLUSIVE" == other.verdict and not _part_passed(result) and _part_passed(other)
     )
-    own = {"resumed", *(("verdict", "why", "shard") if lowered else ())}
+    own = {"resumed", "lost", *(("verdict", "why", "shard") if lowered else ())}
     if result.resumed:
         found.note(CERTIFICATE, "it was resumed: what ran before stands in its journal, not in what it lists")
+    if result.lost:
+        found.note(
+            CERTIFICATE, "nodes were lost: what ran on them stands in its journal, not in what it lists"
+        )
     before = found.problems()
     if result.verdict == "CERTIFIED" or _part_passed(result):
         _no_doubt(result, found)

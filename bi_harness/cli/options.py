@@ -32,6 +32,13 @@ class ModeName(StrEnum):
     compile = "compile"
 
 
+class ExecutorName(StrEnum):
+    """``--executor``."""
+
+    local = "local"
+    ray = "ray"
+
+
 Device = Annotated[
     str, typer.Option("--device", "-d", envvar="BI_HARNESS_DEVICE", help="Device of hardware.yaml, or auto.")
 ]
@@ -106,6 +113,14 @@ Shard = Annotated[
         envvar="BI_HARNESS_SHARD",
         metavar="I/N",
         help="Only this part of the plan, 1/3 to 3/3; by default a Buildkite step's own parallel job.",
+    ),
+]
+Executor = Annotated[
+    ExecutorName,
+    typer.Option(
+        "--executor",
+        envvar="BI_HARNESS_EXECUTOR",
+        help="Where units run: this host, or the nodes of a Ray cluster (RAY_ADDRESS; bi-harness[ray]).",
     ),
 ]
 SignKey = Annotated[

@@ -16,6 +16,8 @@ from bi_harness.cli.options import (
     AsJson,
     Backends,
     Device,
+    Executor,
+    ExecutorName,
     Expression,
     HardwareFile,
     Jobs,
@@ -93,7 +95,7 @@ Localize = Annotated[
 
 _FIELDS = {
     **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
-    **{name: name for name in ("engine_python", "endpoint", "control_endpoint")},
+    **{name: name for name in ("engine_python", "endpoint", "control_endpoint", "executor", "jobs")},
     "model": "models",
     "suite": "suites",
     "backend": "backends",
@@ -124,6 +126,7 @@ def run(
     resume: Resume = None,
     jobs: Jobs = "1",
     localize: Localize = True,
+    executor: Executor = ExecutorName.local,
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -149,6 +152,9 @@ def run(
     run: other YAML, suites, flags, another vLLM, bi-harness or host are refused (4), and so is a folder in
     which a run is still going on.
 
+    With --executor ray, units run on the nodes of a Ray cluster, each on one node; this process alone writes
+    the journal. A unit whose node is lost runs again elsewhere for what has no verdict (docs/ray.md).
+
     Ends with 0 when certified, 1 when not, 2 when interrupted, 4 for a wrong flag, a mistake in the YAML or
     the wrong device, 5 when there is nothing to run, 6 when inconclusive, 75 when the surroundings failed.
     """
@@ -159,6 +165,7 @@ def run(
     from bi_harness.report.console import print_result
     from bi_harness.report.write import remove_reports, write_reports
     from bi_harness.runner.earlier import resuming
+    from bi_harness.runner.executors import usual_jobs
     from bi_harness.runner.progress import watching
     from bi_harness.runner.resume import prepare_again
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
@@ -182,10 +189,12 @@ def run(
         engine_python=engine_python,
         endpoint=endpoint,
         control_endpoint=control_endpoint,
-        jobs=_jobs(jobs),
+        jobs=_jobs(jobs) if given(ctx, {"jobs": "jobs"}) else usual_jobs(executor.value),
         # A run that is resumed says itself which shard it is.
         shard=shard_asked(shard, os.environ if resume is None else {}),
-        localize=localize and endpoint is None,
+        # Elsewhere there may be no engine to rerun anything on; `bi-harness localize` does it afterwards.
+        localize=localize and endpoint is None and executor is ExecutorName.local,
+        executor=executor.value,
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:
@@ -213,6 +222,7 @@ def run(
             typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
         stopped = stack.enter_context(stop_signals())
         with watching(screen) as watch:
+            stack.callback(prepared.executor.close)
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
         if earlier is not None and signer is None:
             from bi_harness.report.sealed import refuse_stale

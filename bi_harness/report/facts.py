@@ -168,6 +168,21 @@ def resumed_label(statement: Statement) -> str:
     return f"The run was resumed {plural(len(resumed), 'time')}, each time for what had no verdict{before}"
 
 
+def lost_label(statement: Statement) -> str:
+    """That nodes were lost under units, and what ran again for it; empty where none was."""
+    lost = statement.predicate.bi_harness.lost
+    if not lost:
+        return ""
+    named = [
+        f"{clean(one.unit, 120)} on {clean(one.host, 80)} ({clean(one.reason, 200)}; "
+        f"{plural(len(one.reopened), 'check')} ran elsewhere)"
+        for one in lost[:MAX_REOPENED]
+    ]
+    more = f" and {len(lost) - len(named):,} more" if len(lost) > len(named) else ""
+    what = f"{', '.join(named)}{more}"
+    return f"Nodes were lost {plural(len(lost), 'time')}, and what had no verdict was started again: {what}"
+
+
 def caveats(statement: Statement) -> tuple[str, ...]:
     """What limits the verdict, and where the certificate contradicts itself. Shown beside the verdict."""
     result = statement.predicate.bi_harness
@@ -175,6 +190,8 @@ def caveats(statement: Statement) -> tuple[str, ...]:
     if result.interrupted:
         found.append("The run was interrupted before its end.")
     if label := resumed_label(statement):
+        found.append(f"{label}.")
+    if label := lost_label(statement):
         found.append(f"{label}.")
     found += [
         f"A fault was planted on purpose: {clean(fault, 80)}." for fault in planted_faults(result.effective)

@@ -23,6 +23,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    Localized,
     RunFinished,
     RunResumed,
     RunStarted,
@@ -265,6 +266,8 @@ def _unit_of(event: Event, units: Mapping[str, str]) -> str | None:
         return units.get(event.cell, "")
     if isinstance(event, CheckFinished):
         return units.get(event.result.cell, "")
+    if isinstance(event, Localized):
+        return units.get(event.localization.cell, "")
     return None
 
 

@@ -55,7 +55,8 @@ class Watcher:
         elif isinstance(event, UnitStarted):
             self._units_begun += 1
             self._running.append(event.unit)
-            self._say(f"unit {self._units_begun}/{self._units} {event.unit}")
+            on = f" on {event.node.host} ({event.node.id[:8]})" if event.node is not None else ""
+            self._say(f"unit {self._units_begun}/{self._units} {event.unit}{on}")
             self._describe(f"{event.unit}: starting")
         elif isinstance(event, EngineReady):
             self._say(
@@ -79,7 +80,10 @@ class Watcher:
                 f"{line}{': ' + result.reason if result.reason else ''}", _STYLES.get(result.status, "")
             )
         elif isinstance(event, UnitFinished):
-            self._units_done += 1
+            if event.outcome == "lost":
+                self._units_begun -= 1  # It begins again.
+            else:
+                self._units_done += 1
             of = self._of(event.unit)
             if event.unit in self._running:
                 self._running.remove(event.unit)

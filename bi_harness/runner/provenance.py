@@ -33,12 +33,13 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
             "bi_harness": tree_digest(package),
         },
         "command": [_text(word) for word in command],
-        "environment": {
-            name: _text(value)
-            for name, value in sorted(environ.items())
-            if name.startswith(_TELLING) and not any(word in name for word in _SECRET)
-        },
+        "environment": {name: _text(value) for name, value in sorted(environ.items()) if is_telling(name)},
     }
+
+
+def is_telling(name: str) -> bool:
+    """Whether a variable changes what an engine runs, and may be shown."""
+    return name.startswith(_TELLING) and not any(word in name for word in _SECRET)
 
 
 def power_digest(spec: Spec, suite: str) -> str:

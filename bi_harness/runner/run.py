@@ -27,10 +27,7 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.certificate.records import Waiver
 from bi_harness.certificate.statement import EndpointScope, Power, Scope, Statement
-from bi_harness.device.detect import detect
-from bi_harness.device.engine_probe import probe_engine
 from bi_harness.device.facts import HostFacts
-from bi_harness.device.match import match_device
 from bi_harness.engine.config import checkpoint_spec
 from bi_harness.engine.endpoint import endpoint_url
 from bi_harness.errors import NothingToRun, SpecError, UsageError
@@ -45,14 +42,14 @@ from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.earlier import Earlier
 from bi_harness.runner.engines import safe_name
+from bi_harness.runner.execution import Executor, Job
+from bi_harness.runner.executors import LOCAL, LocalExecutor, executor_named
 from bi_harness.runner.hold import WORK, held, unit_folder
 from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
-from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
-from bi_harness.runner.localizing import FirstFailure, localize_failure, localized
-from bi_harness.runner.needs import host_free, how_many, need, shares
+from bi_harness.runner.local import MARGIN_S, UnitTask
+from bi_harness.runner.needs import need
 from bi_harness.runner.provenance import harness_provenance
-from bi_harness.runner.side_by_side import Place, side_by_side
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.operators import Amount
@@ -87,6 +84,7 @@ class RunOptions:
         jobs: units at once, at most; ``None`` for as many as the host takes.
         shard: the part of the plan that runs; ``None`` for all of it.
         localize: whether the first failure of each unit is traced to where it begins.
+        executor: ``local``: this host; ``ray``: the nodes of a Ray cluster.
     """
 
     device: str
@@ -111,6 +109,7 @@ class RunOptions:
     jobs: int | None = 1
     shard: Shard | None = None
     localize: bool = False
+    executor: str = LOCAL
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -141,6 +140,8 @@ class Prepared:
     vllm: str | None
     selection: Selection
     power: tuple[Power, ...] = ()
+    executor: Executor = field(default_factory=LocalExecutor)
+    nodes: tuple[dict[str, Any], ...] = ()
     shard: ShardStarted | None = None
 
     @property
@@ -161,10 +162,10 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
     options = _at_endpoint(options)
     if options.waivers is not None and (wrong := unknown_waivers(spec, options.waivers)):
         raise SpecError("\n".join(wrong))
-    host = detect()
-    device = match_device(options.device, spec.devices, host)
+    executor = executor_named(options.executor)
+    there = executor.find(options.device, spec.devices, options.engine_python)
+    device, engine = there.device, there.engine
     kind = spec.devices[device].kind
-    engine = probe_engine(options.engine_python)
     if engine.vllm_version is None and options.control_endpoint is None:
         raise UsageError(
             f"{engine.executable} has no vLLM: install bi-harness[{kind}] there, or name the interpreter "
@@ -177,7 +178,7 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
         profile=options.profile,
         weights=options.weights,
         layers=options.layers,
-        gpus=len(host.gpus) if kind == "cuda" else None,
+        gpus=there.gpus,
         models=options.models,
         suites=options.suites,
         backends=options.backends,
@@ -201,12 +202,24 @@ def prepare(options: RunOptions, spec: Spec) -> Prepared:
                 Amount.of(suite, options.profile)
             else:
                 plan_workload(model, suite, profile=options.profile, seed=options.seed)
-            if checkpoint_spec(model, options.weights, options.layers) is None and model.path is not None:
+            named = checkpoint_spec(model, options.weights, options.layers) is None
+            if named and model.path is not None and options.executor == LOCAL:
                 _see_checkpoint(model.id, Path(model.path), spec.paths.models)
     suites = dict.fromkeys(cell.suite for unit in selection.plan.units for cell in unit.cells)
     # A run without a control certifies nothing; and a self-test must be able to replace what is recorded.
     power = known_power(spec, suites) if options.control else ()
-    run = Prepared(options, spec, device, host, engine.executable, engine.vllm_version, selection, power)
+    run = Prepared(
+        options,
+        spec,
+        device,
+        there.host,
+        engine.executable,
+        engine.vllm_version,
+        selection,
+        power,
+        executor=executor,
+        nodes=there.nodes,
+    )
     return replace(run, shard=_shard(run))
 
 
@@ -224,6 +237,8 @@ def _at_endpoint(options: RunOptions) -> RunOptions:
     Raises:
         UsageError: flags that do not go together, or a URL that is none or holds credentials.
     """
+    if options.endpoint is not None and options.executor != LOCAL:
+        raise UsageError("--endpoint asks a server from this host: leave --executor out")
     if options.endpoint is None:
         if options.control_endpoint is not None:
             raise UsageError("--control-endpoint is the control of --endpoint: give that, too")
@@ -316,38 +331,24 @@ def _run_units(
             shutil.rmtree(run_dir / WORK, ignore_errors=True)  # What it told is in the journal now.
         attempt = earlier.attempt if earlier is not None else 1
         units = {u.id: u for u in run.own.plan.units if any(cell.id in checks for cell in u.cells)}
-        kind = run.spec.devices[run.device].kind
+        needs = {
+            name: need(
+                unit,
+                run.spec,
+                checks=checks,
+                profile=run.options.profile,
+                seed=run.options.seed,
+                layers=run.options.layers,
+            )
+            for name, unit in units.items()
+        }
         # A server that is there already is one, whoever asks it.
-        jobs = how_many(run.options.jobs, run.host, kind) if run.options.endpoint is None else 1
-        cores = shares(sorted(os.sched_getaffinity(0)), jobs) if kind == "cpu" and jobs > 1 else ()
-
-        def run_one(unit: str, place: Place, enough: Callable[[], bool]) -> None:
-            task = _task(run, units[unit], checks, run_dir, attempt)
-            environ = run.options.environment()
-            if cores:
-                task = replace(task, context=replace(task.context, cores=cores[place[0]]))
-            elif len(run.host.gpus) > len(place) > 0:
-                environ["CUDA_VISIBLE_DEVICES"] = ",".join(run.host.gpus[gpu].uuid for gpu in place)
-            first = FirstFailure(emit)
-            run_unit(task, first, environ, stopped=enough)
-            if run.options.localize and first.result is not None and not enough():
-                emit(localized(localize_failure(task, first.result, environ, stopped=enough)))
-
-        side_by_side(
-            {
-                name: need(
-                    unit,
-                    run.spec,
-                    checks=checks,
-                    profile=run.options.profile,
-                    seed=run.options.seed,
-                    layers=run.options.layers,
-                )
-                for name, unit in units.items()
-            },
-            host_free(run.host, kind, jobs),
-            jobs,
-            run_one,
+        jobs = run.options.jobs if run.options.endpoint is None else 1
+        kind = run.spec.devices[run.device].kind
+        run.executor.run(
+            Job(needs, run.host, kind, jobs, run.options.environment(), localize=run.options.localize),
+            lambda unit: _task(run, units[unit], checks, run_dir, attempt),
+            emit,
             stopped,
         )
         emit(RunFinished(time=now(), interrupted=stopped()))
@@ -387,7 +388,7 @@ def asked(run: Prepared) -> dict[str, Any]:
     options = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in ((f.name, getattr(run.options, f.name)) for f in fields(RunOptions))
-        if name not in _OF_THE_MOMENT
+        if name not in _OF_THE_MOMENT and (name, getattr(run.options, name)) != ("executor", LOCAL)
     }
     paths = {name: str(getattr(run.spec.paths, name).absolute()) for name in ("models", "hardware", "suites")}
     if run.options.waivers is not None:
@@ -434,6 +435,7 @@ def run_started(run: Prepared, run_id: str) -> RunStarted:
             "kind": device.kind,
             "invariance": device.invariance.model_dump(),
             "host": _host(run.host),
+            **({"nodes": list(run.nodes)} if run.nodes else {}),
         },
         scope=Scope(
             profile=options.profile,
