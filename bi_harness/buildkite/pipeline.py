@@ -194,8 +194,9 @@ def _figures(plan: DevicePlan, options: Options, times: TimesFile) -> DeviceStep
 def _note(one: DeviceSteps) -> str:
     many = one.sharding
     return (
-        f"{one.device}: {plural(one.units, 'unit')} with {plural(one.checks, 'check')} ({one.measured:,} of a "
-        f"measured time, {one.assumed:,} of an assumed one) in {plural(many.shards, 'shard')} of at most "
+        f"{one.device}: {plural(one.units, 'unit')} with {plural(one.checks, 'check')} "
+        f"({one.measured:,} of a measured time, {one.assumed:,} of an assumed one) in "
+        f"{plural(many.shards, 'shard')} of at most "
         f"{many.expected_s / 60:,.0f} minutes; ended after {many.timeout_minutes:,}"
     )
 
