@@ -36,6 +36,12 @@ def style(statement: Statement) -> Style:
     return "warning"
 
 
+def shard_of(statement: Statement) -> tuple[int, int] | None:
+    """Which shard a certificate is of, and of how many; ``None`` for a whole run."""
+    part = getattr(statement.predicate.bi_harness, "shard", None)
+    return None if part is None else (part.index, part.count)
+
+
 def context(statement: Statement, shard: tuple[int, int] | None) -> str:
     """The annotation's name: one for each device, and one for each of its shards. A later one of that name
     takes its place.

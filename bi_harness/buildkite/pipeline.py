@@ -27,6 +27,7 @@ from bi_harness import __version__
 from bi_harness.buildkite.text import command, key, quoted, verbatim
 from bi_harness.buildkite.times import SET_UP_MINUTES, Sharding, expected, sharding
 from bi_harness.matrix.select import Selection
+from bi_harness.report.text import plural
 from bi_harness.spec.hardware import DeviceSpec
 from bi_harness.spec.times import TimesFile
 
@@ -193,8 +194,9 @@ def _figures(plan: DevicePlan, options: Options, times: TimesFile) -> DeviceStep
 def _note(one: DeviceSteps) -> str:
     many = one.sharding
     return (
-        f"{one.device}: {one.units:,} units with {one.checks:,} checks ({one.measured:,} of a measured time, "
-        f"{one.assumed:,} of an assumed one) in {many.shards} shards of at most "
+        f"{one.device}: {plural(one.units, 'unit')} with {plural(one.checks, 'check')} "
+        f"({one.measured:,} of a measured time, {one.assumed:,} of an assumed one) in "
+        f"{plural(many.shards, 'shard')} of at most "
         f"{many.expected_s / 60:,.0f} minutes; ended after {many.timeout_minutes:,}"
     )
 

@@ -53,11 +53,13 @@ def tell(
         if annotate and job.agent is not None:
             from bi_harness.buildkite import annotation
 
+            # Jobs of one step do not write over each other, whatever they were told to run.
+            shard = annotation.shard_of(statement) or job.shard
             _say(
                 agent.annotate(
                     job.agent,
-                    annotation.body(statement, job.shard),
-                    context=annotation.context(statement, job.shard),
+                    annotation.body(statement, shard),
+                    context=annotation.context(statement, shard),
                     style=annotation.style(statement),
                     timeout_s=agent.HURRIED_S if stopped() else agent.TIMEOUT_S,
                 )

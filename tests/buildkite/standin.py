@@ -1,7 +1,7 @@
 """A stand-in for Buildkite: an agent's command that records its calls, and a server that runs a pipeline.
 
 The agent does of `buildkite-agent` what steps use: `pipeline upload` (replaces variables by the grammar of
-github.com/buildkite/interpolate, checks the schema), `annotate` (with its limit), `artifact download`.
+github.com/buildkite/interpolate, checks Buildkite's schema), `annotate` (up to 1 MiB), `artifact download`.
 """
 
 from __future__ import annotations

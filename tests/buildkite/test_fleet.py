@@ -204,7 +204,7 @@ def test_the_real_harness_in_a_real_pipeline(tmp_path: Path, standin: Standin, f
         "schema: bi-harness/policy/1\nvllm: '>=0.32'\nallow_dirty: true\nallow_synthetic: true\n"
         "allow_skips: true\nrequires:\n- {devices: [cpu], models: [tiny], suites: [core], modes: [eager]}\n"
     )
-    steps = {k: v for k, v in files.items() if k not in ("BI_HARNESS_DEVICE", "BI_HARNESS_OUT")}
+    steps = {k: v for k, v in files.items() if k not in ("PATH", "BI_HARNESS_DEVICE", "BI_HARNESS_OUT")}
     pipeline = upload(
         agent,
         "--profile",
@@ -223,7 +223,10 @@ def test_the_real_harness_in_a_real_pipeline(tmp_path: Path, standin: Standin, f
     codes = {job.step: job.attempts for job in done.jobs}
     assert len(done.of("bi-harness-cpu")) == 2, said
     assert codes["bi-harness-cpu-merge"] == [1 if fails else 0], said
-    assert codes["bi-harness-gate"] == [1 if fails else 0], said
+    # The stand-in has no engine that could say which vLLM it is, and the gate takes nobody's word for it.
+    assert codes["bi-harness-gate"] == [1], said
+    if not fails:
+        assert "it does not say which vLLM ran" in said
     shown = {call["argv"][2]: call for call in agent.calls("annotate")}
     assert set(shown) == {
         *("bi-harness-cpu-shard-1-of-2", "bi-harness-cpu-shard-2-of-2"),

@@ -39,7 +39,10 @@ def test_modules_and_data_are_in_it(wheel: zipfile.ZipFile) -> None:
     for name in tracked:
         if (ROOT / name).exists():
             assert (f"bi_harness/_data/{name}" if name.startswith("suites/") else name) in names
-    assert {"bi_harness/py.typed", "bi_harness/_data/models.yaml", "bi_harness/_data/hardware.yaml"} <= names
+    assert {
+        "bi_harness/py.typed",
+        *(f"bi_harness/_data/{name}.yaml" for name in ("models", "hardware", "times")),
+    } <= names
 
 
 def test_nothing_else_is_in_it(wheel: zipfile.ZipFile) -> None:
