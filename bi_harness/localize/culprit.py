@@ -8,11 +8,16 @@ before it: the innermost that qualifies is found first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from bi_harness.localize.seen import Call, Seen, Tensor
+
+Int64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 ROOT, SAMPLER = "(model)", "(sampler)"
 """How ``engine.watch.calls`` names all of the model, and what is no part of it."""
@@ -44,66 +49,72 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of one call: where to find it."""
+class _Pairs:
+    """Rows of calls that both arms have, ``[P]`` each, in the order in which they are looked at.
 
-    call: Call
-    row: int
+    Attributes:
+        position: of the token.
+        again: how often the row was computed before, in company.
+        given, made: whether inputs and outputs are equal.
+        place: index in ``places``.
+        places: a call each.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    position: int
-    again: int
-    order: int
-    alone: _Row
-    batch: _Row
-
-    @property
-    def given(self) -> bool:
-        return same(self.alone, self.batch, "given")
-
-    @property
-    def made(self) -> bool:
-        return same(self.alone, self.batch, "made")
+    position: Int64
+    again: Int64
+    given: Bools
+    made: Bools
+    place: Int64
+    places: tuple[Call, ...]
 
 
 def first_culprit(alone: Seen, batch: Seen) -> Found:
     """Where the request's rows first differ between the two."""
-    pairs = sorted(_pairs(alone, batch), key=lambda p: (p.position, p.again, p.order))
+    pairs = _pairs(alone, batch)
+    count = len(pairs.position)
     at: tuple[int, int] | None = None
     given: Found | None = None
     harmless: Found | None = None
-    before = ""
-    place: tuple[int, int] | None = None
-    for pair in pairs:
-        if at is not None and (pair.position, pair.again) != at:
+    for i in np.flatnonzero(~(pairs.given & pairs.made)).tolist():
+        here = (int(pairs.position[i]), int(pairs.again[i]))
+        if at is not None and here != at:
             break  # What follows may come of it.
-        if (pair.position, pair.again) != place:
-            place, before = (pair.position, pair.again), ""
-        inputs, outputs = pair.given, pair.made
-        name, class_ = pair.alone.call.name, pair.alone.call.class_
-        if inputs and not outputs:
-            return Found("module", name, class_, pair.alone.call.call, pair.position, before, len(pairs))
+        call = pairs.places[int(pairs.place[i])]
+        inputs, outputs = bool(pairs.given[i]), bool(pairs.made[i])
+        found = Found(
+            "module" if inputs else "inputs",
+            call.name,
+            call.class_,
+            call.call,
+            here[0],
+            _before(pairs, i, here),
+            count,
+        )
         if inputs:
-            before = name
-            continue
-        other = Found("inputs", name, class_, pair.alone.call.call, pair.position, before, len(pairs))
-        harmless = harmless or other
+            return found
+        harmless = harmless or found
         if not outputs:
-            at, given = at or (pair.position, pair.again), given or other
-    return given or harmless or Found("nothing", compared=len(pairs))
+            at, given = at or here, given or found
+    return given or harmless or Found("nothing", compared=count)
+
+
+def _before(pairs: _Pairs, i: int, here: tuple[int, int]) -> str:
+    for j in range(i - 1, -1, -1):
+        if (int(pairs.position[j]), int(pairs.again[j])) != here:
+            break
+        if pairs.given[j]:
+            return pairs.places[int(pairs.place[j])].name
+    return ""
 
 
 def differing(alone: Seen, batch: Seen) -> tuple[set[str], set[str]]:
     """The modules that both arms called with rows of the request, and those of them whose output differs."""
-    called, other = set(), set()
-    for pair in _pairs(alone, batch):
-        name = pair.alone.call.name
-        called.add(name)
-        if name not in other and not pair.made:
-            other.add(name)
-    return called, other
+    pairs = _pairs(alone, batch)
+
+    def names(places: Int64) -> set[str]:
+        return {pairs.places[place].name for place in np.unique(places).tolist()}
+
+    return names(pairs.place), names(pairs.place[~pairs.made])
 
 
 def rows_of(seen: Seen, place: Place) -> dict[int, tuple[Call, int]]:
@@ -116,34 +127,59 @@ def rows_of(seen: Seen, place: Place) -> dict[int, tuple[Call, int]]:
     }
 
 
-def same(a: _Row, b: _Row, side: Literal["given", "made"]) -> bool:
-    """Whether two rows of a module's call have the same tensors with the same bits."""
-    mine: tuple[Tensor, ...] = getattr(a.call, side)
-    theirs: tuple[Tensor, ...] = getattr(b.call, side)
-    if side == "given" and a.call.name.startswith(SAMPLER):
+def _equal(a: Call, b: Call, side: Literal["given", "made"], rows: Int64, others: Int64) -> Bools:
+    """Whether rows of two calls have the same tensors with the same bits, ``[R]``."""
+    mine: tuple[Tensor, ...] = getattr(a, side)
+    theirs: tuple[Tensor, ...] = getattr(b, side)
+    if side == "given" and a.name.startswith(SAMPLER):
         # Whether there is a tensor of temperatures at all depends on who else is sampled.
         both = {t.path for t in mine} & {t.path for t in theirs}
-        mine, theirs = (tuple(t for t in side_ if t.path in both) for side_ in (mine, theirs))
-    if [(t.path, t.dtype) for t in mine] != [(t.path, t.dtype) for t in theirs]:
-        return False
-    return all(
-        x.shape[1:] == y.shape[1:] and bool((x.rows[a.row] == y.rows[b.row]).all())
-        for x, y in zip(mine, theirs, strict=True)
-    )
+        mine, theirs = (tuple(t for t in tensors if t.path in both) for tensors in (mine, theirs))
+    equal = np.ones(len(rows), np.bool_)
+    if [(t.path, t.dtype, t.shape[1:]) for t in mine] != [(t.path, t.dtype, t.shape[1:]) for t in theirs]:
+        return ~equal
+    for x, y in zip(mine, theirs, strict=True):
+        one, other = x.rows[rows], y.rows[others]
+        if one.shape != other.shape:
+            return np.zeros(len(rows), np.bool_)
+        equal &= (one == other).reshape(len(rows), -1).all(axis=1)
+    return equal
 
 
-def _pairs(alone: Seen, batch: Seen) -> Iterator[_Pair]:
-    reference: dict[tuple[Place, int], tuple[int, _Row]] = {}
-    for order, call in enumerate(alone.calls):
+def _pairs(alone: Seen, batch: Seen) -> _Pairs:
+    reference: dict[Place, dict[int, tuple[int, int]]] = {}
+    for number, call in enumerate(alone.calls):
+        known = reference.setdefault((call.name, call.call), {})
         for row, position in enumerate(call.positions):
-            reference.setdefault(((call.name, call.call), position), (order, _Row(call, row)))
-    times: dict[tuple[Place, int], int] = {}
+            known.setdefault(position, (number, row))
+    times: dict[Place, dict[int, int]] = {}
+    parts: list[tuple[Int64, ...]] = []
     for call in batch.calls:
+        known = reference.get((call.name, call.call), {})
+        done = times.setdefault((call.name, call.call), {})
+        by_call: dict[int, list[tuple[int, int, int, int]]] = {}
         for row, position in enumerate(call.positions):
-            key = ((call.name, call.call), position)
-            known = reference.get(key)
-            if known is None:
-                continue
-            again = times.get(key, 0)
-            times[key] = again + 1
-            yield _Pair(position, again, known[0], known[1], _Row(call, row))
+            if position in known:
+                number, own = known[position]
+                again = done.get(position, 0)
+                done[position] = again + 1
+                by_call.setdefault(number, []).append((position, again, own, row))
+        for number, found in by_call.items():
+            position_, again_, rows, others = np.array(found, np.int64).T
+            given = _equal(alone.calls[number], call, "given", rows, others)
+            made = _equal(alone.calls[number], call, "made", rows, others)
+            order = np.full(len(found), number, np.int64)
+            parts.append((position_, again_, order, given.astype(np.int64), made.astype(np.int64)))
+    if not parts:
+        nothing, none = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        return _Pairs(nothing, nothing, none, none, nothing, alone.calls)
+    places, times_, order_, given_, made_ = (np.concatenate(column) for column in zip(*parts, strict=True))
+    index = np.lexsort((order_, times_, places))
+    return _Pairs(
+        places[index],
+        times_[index],
+        given_[index].astype(np.bool_),
+        made_[index].astype(np.bool_),
+        order_[index],
+        alone.calls,
+    )

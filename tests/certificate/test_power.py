@@ -16,6 +16,8 @@ from bi_harness.certificate.power import (
     SelfTest,
     failed,
     first_difference,
+    in_module,
+    localization_score,
     power_of,
     score,
     without_answer,
@@ -264,3 +266,48 @@ def test_what_is_no_selftest_is_refused(change: dict[str, Any]) -> None:
         SelfTest.model_validate({**good, **change})
     with pytest.raises(ValidationError):
         FaultResult.model_validate({**good["faults"][0], "first_request": -1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "module", "right"),
+    [
+        ("lm_head", "lm_head", True),
+        ("lm_head", "model.lm_head", False),
+        ("model.layers.*.self_attn.attn", "model.layers.3.self_attn.attn", True),
+        ("model.layers.*.mlp.experts", "model.layers.0.mlp.experts.router", True),
+        ("model.layers.*.{self_attn,mlp}.*_proj", "model.layers.0.mlp.down_proj", True),
+        ("model.layers.*.{self_attn,mlp}.*_proj", "model.layers.0.self_attn.qkv_proj", True),
+        ("model.layers.*.{self_attn,mlp}.*_proj", "model.layers.0.self_attn.attn", False),
+        ("model.layers.*.{self_attn.o_proj,mlp.down_proj}", "model.layers.1.mlp.down_proj", True),
+        ("model.layers.1.mlp.down_proj", "model.layers.11.mlp.down_proj", False),
+        ("model.layers.*.input_layernorm", "", False),
+    ],
+)
+def test_a_module_is_in_a_faults_pattern(pattern: str, module: str, right: bool) -> None:
+    assert in_module(pattern, module) is right
+
+
+def test_faults_are_scored_by_the_module_that_was_named() -> None:
+    def traced(module: str | None, localized: str | None) -> FaultResult:
+        return FaultResult.model_validate(
+            {
+                "id": "x",
+                "class": "x",
+                "source": "",
+                "model": "tiny",
+                "caught": True,
+                "checks": ("a",),
+                "first_request": 1,
+                "first_step": 0,
+                "module": module,
+                "localized": localized,
+            }
+        )
+
+    assert localization_score([traced("lm_head", "lm_head"), traced("lm_head", "model.norm")]) == 0.5
+    assert localization_score([traced("lm_head", ""), traced("lm_head", "lm_head")]) == 0.5
+    # What sits in no module, and what was not looked into, is no part of it.
+    assert localization_score([traced(None, ""), traced("lm_head", None)]) is None
+    assert traced(None, "").localized_right
+    assert not traced(None, "lm_head").localized_right
+    assert not traced("lm_head", None).localized_right
