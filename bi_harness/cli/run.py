@@ -69,6 +69,15 @@ ControlEndpoint = Annotated[
 ]
 
 
+Preload = Annotated[
+    bool,
+    typer.Option(
+        "--preload/--no-preload",
+        envvar="BI_HARNESS_PRELOAD",
+        help="Import vLLM once, and fork engines from that process.",
+    ),
+]
+
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -109,6 +118,7 @@ def run(
     out: Out = Path("reports"),
     resume: Resume = None,
     jobs: Jobs = "1",
+    preload: Preload = False,
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -162,6 +172,7 @@ def run(
         endpoint=endpoint,
         control_endpoint=control_endpoint,
         jobs=_jobs(jobs),
+        preload=preload,
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:

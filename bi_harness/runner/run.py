@@ -41,6 +41,7 @@ from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask, run_unit
 from bi_harness.runner.needs import host_free, how_many, need, shares
+from bi_harness.runner.preload import preloading
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.runner.side_by_side import Place, side_by_side
 from bi_harness.spec.load import Spec
@@ -53,7 +54,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "preload")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -75,6 +76,7 @@ class RunOptions:
         cores: the CPU cores that units keep to, for several runs side by side; empty for all.
         waivers: failures that are let be; ``None`` where no file is given.
         jobs: units at once, at most; ``None`` for as many as the host takes.
+        preload: whether engines are forked from a process that has vLLM imported, see ``runner.preload``.
     """
 
     device: str
@@ -97,6 +99,7 @@ class RunOptions:
     cores: tuple[int, ...] = ()
     waivers: Waivers | None = None
     jobs: int | None = 1
+    preload: bool = False
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -291,10 +294,14 @@ def _run_units(
         # A server that is there already is one, whoever asks it.
         jobs = how_many(run.options.jobs, run.host, kind) if run.options.endpoint is None else 1
         cores = shares(sorted(os.sched_getaffinity(0)), jobs) if kind == "cpu" and jobs > 1 else ()
+        logs = _logs(run_dir, attempt)
+        preload = stack.enter_context(preloading(run_dir / WORK, logs)) if run.options.preload else None
 
         def run_one(unit: str, place: Place, enough: Callable[[], bool]) -> None:
             task = _task(run, units[unit], checks, run_dir, attempt)
             environ = run.options.environment()
+            if preload is not None:
+                task = replace(task, context=replace(task.context, preload=str(preload)))
             if cores:
                 task = replace(task, context=replace(task.context, cores=cores[place[0]]))
             elif len(run.host.gpus) > len(place) > 0:
@@ -474,7 +481,6 @@ def _task(
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
     # A cell with nothing left to do stays: engines are as large as all cells of the unit need.
     checks = {cell: checks_of.get(cell.id, ()) for cell in unit.cells}
-    logs = run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
     # Where both arms do not fit, each takes turns with the other in every check.
     limits = [
         (spec.suites[cell.suite].check(name).starts, spec.suites[cell.suite].timeouts)
@@ -496,7 +502,7 @@ def _task(
             suites=str(spec.paths.suites.absolute()),
             spec_digests=dict(spec.digests),
             folder=str(folder),
-            logs=str(logs),
+            logs=str(_logs(run_dir, attempt)),
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
@@ -509,6 +515,10 @@ def _task(
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),
         timeout_s=MARGIN_S + sum(starts * (limit.start_s + limit.check_s) for starts, limit in limits),
     )
+
+
+def _logs(run_dir: Path, attempt: int) -> Path:
+    return run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
 
 
 class StopSignals:
