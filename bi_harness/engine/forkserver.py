@@ -36,7 +36,8 @@ from bi_harness.engine.orphan import PARENT_POLL_S
 from bi_harness.engine.preload_list import HARMLESS, MODULES, late
 
 GO_S = 60.0
-_SETTLE_S = 5.0
+_SETTLE_S = 2.0
+_GPU = "/dev/nvidia"
 
 
 class Order(NamedTuple):
@@ -191,7 +192,7 @@ def _gpu_files() -> list[str]:
             found.add(str(fd.readlink()))
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     found |= {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/dev/" in line}
-    return sorted(path for path in found if path.startswith("/dev/nvidia"))
+    return sorted(path for path in found if path.startswith(_GPU))
 
 
 class _Server:
