@@ -203,7 +203,7 @@ def test_a_module_that_is_not_there_is_left_out(preloads: Preloads) -> None:
         ("import os\nos._exit(3)", "ended: exit code 3"),
         ("import os\nos.kill(os.getpid(), 11)", "ended: killed by SIGSEGV"),
         (
-            "from multiprocessing.shared_memory import SharedMemory as S; X = S(create=True, size=9); X.unlink()",
+            "from multiprocessing.shared_memory import SharedMemory as S; X = S(None, True, 9); X.unlink()",
             "resource tracker",
         ),
     ],
