@@ -25,24 +25,33 @@ _WHOLE = {"__iter__", "copy", "values", "items"}
 def environment_reads() -> Iterator[set[tuple[str, str]]]:
     """What is read of ``os.environ`` meanwhile, as (variable, name of the module that reads it).
 
-    Reads of the whole (``os.environ.copy()``, as for a child process) are left out, and so is what C code
-    asks of ``getenv``.
+    Reads of the whole (``dict(os.environ)``, as for a child process) are left out, and so is what C code asks
+    of ``getenv``.
     """
     kind: Any = type(os.environ)
-    original = kind.__getitem__
+    getitem, keys = kind.__getitem__, kind.keys
     found: set[tuple[str, str]] = set()
+    merging: list[tuple[Any, int]] = [(None, -1)]
+
+    def all_names(self: Any) -> Any:
+        # ``dict(x)`` and ``{**x}`` ask for the names, and then, in the same instruction, for each value.
+        frame = sys._getframe(1)
+        merging[0] = (frame, frame.f_lasti)
+        return keys(self)
 
     def read(self: Any, name: Any) -> Any:
         frame = sys._getframe(1)
-        if frame.f_code.co_name not in _WHOLE or frame.f_globals.get("__name__") not in _PASSES_ON:
+        handed_out = frame.f_code.co_name in _WHOLE and frame.f_globals.get("__name__") in _PASSES_ON
+        if not handed_out and merging[0] != (frame, frame.f_lasti):
             reader = frame
             while reader.f_back is not None and reader.f_globals.get("__name__") in _PASSES_ON:
                 reader = reader.f_back
             found.add((str(name), str(reader.f_globals.get("__name__"))))
-        return original(self, name)
+        return getitem(self, name)
 
-    kind.__getitem__ = read
+    kind.__getitem__, kind.keys = read, all_names
     try:
         yield found
     finally:
-        kind.__getitem__ = original
+        kind.__getitem__ = getitem
+        del kind.keys  # it is inherited

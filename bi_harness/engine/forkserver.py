@@ -15,7 +15,6 @@ Worker side: standard library alone, and what it is told to import.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import importlib.util
 import os
@@ -105,8 +104,6 @@ def serve(control: socket.socket, parent: int, modules: Sequence[str], job: Job)
         reason = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
         messages.send(control, {"refused": reason[:2000]})
         return 1
-    # What is there stays: without this, each fork's first collection would copy all of it.
-    gc.freeze()
     messages.send(control, {"ready": True, "early": sorted(early), "import_s": time.monotonic() - began})
     return _Server(control, parent, job).run()
 
@@ -132,7 +129,9 @@ def _import(modules: Sequence[str], parent: int) -> set[str]:
     finally:
         done.set()
         watcher.join()
-    return {name for name, module in reads if late(name) and (name, module) not in HARMLESS}
+    early = sorted((name, module) for name, module in reads if late(name) and (name, module) not in HARMLESS)
+    sys.stderr.writelines(f"{name} was read by {module}\n" for name, module in early)
+    return {name for name, _ in early}
 
 
 def _there(name: str) -> bool:
