@@ -37,6 +37,7 @@ class EffectiveArm(Record):
         start_s: seconds from process start to ready.
         engine: which of the unit's engines: empty for the one that its checks share, else the check that has
             it for itself, or ``restarted``.
+        preloaded: that its process was forked from one that had imported vLLM for several.
     """
 
     unit: str
@@ -44,6 +45,14 @@ class EffectiveArm(Record):
     config: dict[str, Any]
     start_s: float
     engine: str = ""
+    preloaded: Literal[True] | None = None
+
+    @model_serializer(mode="wrap")
+    def _preloaded_where_it_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.preloaded is None:
+            del data["preloaded"]  # as with the scope's endpoint
+        return data
 
 
 def planted_faults(arms: Iterable[EffectiveArm]) -> tuple[str, ...]:

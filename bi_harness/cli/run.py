@@ -74,6 +74,15 @@ ControlEndpoint = Annotated[
 ]
 
 
+Preload = Annotated[
+    bool,
+    typer.Option(
+        "--preload/--no-preload",
+        envvar="BI_HARNESS_PRELOAD",
+        help="Import vLLM once, and fork engines from that process.",
+    ),
+]
+
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -127,6 +136,7 @@ def run(
     jobs: Jobs = "1",
     localize: Localize = True,
     executor: Executor = ExecutorName.local,
+    preload: Preload = False,
     record: Record = False,
     sign_key: SignKey = None,
     models_file: ModelsFile = None,
@@ -161,6 +171,7 @@ def run(
     from rich.console import Console
 
     from bi_harness.certificate.verdict import exit_code
+    from bi_harness.errors import UsageError
     from bi_harness.matrix.shards import shard_asked
     from bi_harness.report.console import print_result
     from bi_harness.report.write import remove_reports, write_reports
@@ -172,6 +183,8 @@ def run(
     from bi_harness.spec.load import default_paths, load_spec
     from bi_harness.spec.waivers import load_waivers, waivers_path
 
+    if preload and executor is not ExecutorName.local:
+        raise UsageError("--preload forks engines on this host, and --executor ray starts them on others")
     # Before anything else: hours of work must not end at a key that cannot sign.
     signer = signer_of(sign_key)
     options = RunOptions(
@@ -195,6 +208,7 @@ def run(
         # Elsewhere there may be no engine to rerun anything on; `bi-harness localize` does it afterwards.
         localize=localize and endpoint is None and executor is ExecutorName.local,
         executor=executor.value,
+        preload=preload,
     )
     screen = Console(stderr=True)
     with ExitStack() as stack:

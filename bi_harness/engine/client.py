@@ -19,8 +19,10 @@ from bi_harness.compare.observations import Observations
 from bi_harness.engine import process, protocol
 from bi_harness.engine.answers import in_api_order
 from bi_harness.engine.config import EngineConfig
+from bi_harness.engine.preloaded import Asked, Preload
+from bi_harness.engine.process import Running
 from bi_harness.engine.protocol import ProtocolError, StepSummary
-from bi_harness.engine.site import with_site
+from bi_harness.engine.site import on_path, with_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, ranks_up
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 from bi_harness.workload.requests import Limits, Member, Request
@@ -37,11 +39,13 @@ _OUT_OF_MEMORY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An engine that answers: what it says it runs, what is installed around it, and the seconds it took."""
+    """An engine that answers: what it says it runs, what is installed around it, and the seconds it took.
+    ``preloaded``: its process was forked from one that had vLLM imported."""
 
     effective: dict[str, Any]
     provenance: dict[str, Any]
     start_s: float
+    preloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,20 @@ class EngineClient:
         config: what to start.
         folder: for the configuration, the step log and the PYTHONPATH folder; made when missing.
         log: the file that takes all that the engine prints.
+        preload: where to ask for a process that has vLLM imported; ``None`` to start one.
 
     Attributes:
         effective: what the engine read back of itself; empty until it is ready.
     """
 
-    def __init__(self, config: EngineConfig, folder: Path, log: Path) -> None:
+    def __init__(self, config: EngineConfig, folder: Path, log: Path, preload: Preload | None = None) -> None:
         self.config = config
         self.log = log
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._preload = preload
+        self._asked: Asked | None = None
+        self._ends: tuple[int, ...] = ()
+        self._process: Running | None = None
         self._commands = -1
         self._answers = -1
         self._buffer = bytearray()
@@ -98,27 +106,76 @@ class EngineClient:
         """
         self._stopping = False
         self._folder.mkdir(parents=True, exist_ok=True)
-        config_path = self._folder / "engine.json"
-        config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")
+        self._config_path.write_text(json.dumps(self.config.for_worker(), indent=2), encoding="utf-8")
         command_read, self._commands = os.pipe()
         self._answers, answer_write = os.pipe()
-        env = {
-            **with_site(self.config.env, self._folder / "site"),
-            STEP_LOG_VARIABLE: str(self._folder / "steps"),
-        }
+        self._ends = (command_read, answer_write)
+        if self._preload is not None:
+            self._ask(self._preload)
+        if self._asked is None:
+            self._start()
+
+    @property
+    def _config_path(self) -> Path:
+        return self._folder / "engine.json"
+
+    def _with_step_log(self, env: dict[str, str]) -> dict[str, str]:
+        return {**env, STEP_LOG_VARIABLE: str(self._folder / "steps")}
+
+    def _ask(self, preload: Preload) -> None:
+        try:
+            self._asked = preload.ask(
+                python=self.config.python,
+                platform=self.config.platform,
+                env=self._with_step_log(on_path(self.config.env, preload.site)),
+                argv=[str(self._config_path)],
+                files=self._ends,
+                log=self.log,
+                folder=self._folder,
+            )
+        except OSError as error:
+            self._not_preloaded(str(error))
+
+    def _not_preloaded(self, why: str) -> None:
+        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"bi-harness: this engine imports vLLM by itself: {why}\n")
+
+    def _start(self) -> None:
+        ends = self._ends
         try:
             self._process = process.start(
                 [
                     *(self.config.python, "-m", "bi_harness.engine.worker"),
-                    *(str(config_path), str(command_read), str(answer_write), str(os.getpid())),
+                    *(str(self._config_path), *map(str, ends), str(os.getpid())),
                 ],
-                env=env,
+                env=self._with_step_log(with_site(self.config.env, self._folder / "site")),
                 log=self.log,
-                pass_fds=(command_read, answer_write),
+                pass_fds=ends,
             )
         finally:
-            os.close(command_read)
-            os.close(answer_write)
+            self._close_ends()
+
+    def _close_ends(self) -> None:
+        ends, self._ends = self._ends, ()
+        for fd in ends:
+            os.close(fd)
+
+    def _await_process(self, timeout_s: float) -> None:
+        """Have the process that was asked for, or start one."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        try:
+            found = asked.answer(timeout_s)
+        except TimeoutError:
+            self.kill()
+            raise EngineTimeout(self._explain(f"was not there after {timeout_s:.0f} s", None)) from None
+        if isinstance(found, str):
+            self._not_preloaded(found)
+            self._start()
+        else:
+            self._process = found
+            self._close_ends()
 
     def wait_ready(self, timeout_s: float) -> Ready:
         """Wait until the engine answers.
@@ -127,9 +184,11 @@ class EngineClient:
             EngineStartError: when it fails, refuses, dies or answers nonsense.
             EngineTimeout: when it takes longer; it is killed.
         """
+        deadline = time.monotonic() + timeout_s
+        self._await_process(timeout_s)
         try:
             message = self._read(
-                time.monotonic() + timeout_s,
+                deadline,
                 lambda: f"was not ready after {timeout_s:.0f} s{self._missing_ranks()}",
             )
         except EngineError as error:
@@ -140,7 +199,12 @@ class EngineClient:
             self.kill()
             raise EngineStartError(self._explain("did not start", message.get("error")))
         try:
-            ready = Ready(dict(message["effective"]), message["provenance"], float(message["start_s"]))
+            ready = Ready(
+                dict(message["effective"]),
+                message["provenance"],
+                float(message["start_s"]),
+                message.get("preloaded") is True,
+            )
         except (KeyError, TypeError, ValueError) as error:
             self.kill()
             what = "did not say what it is"
@@ -283,6 +347,10 @@ class EngineClient:
         self._end(0)
 
     def _end(self, grace_s: float) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None
+        self._close_ends()
         if self._process is not None:
             process.stop(self._process, grace_s=grace_s, known=self._below)
             self._process = None
@@ -341,12 +409,12 @@ class EngineClient:
             raise EngineError(self._explain("answered with what is no message", str(error))) from error
         return message
 
-    def _look_below(self, running: subprocess.Popen[bytes]) -> None:
+    def _look_below(self, running: Running) -> None:
         # Of an engine that dies by itself, the processes in sessions of their own cannot be found afterwards.
         # The last look is kept, not all of them: an old session's number may be someone else's by now.
         self._below = process.sessions_below(running.pid) or self._below
 
-    def _must_run(self) -> subprocess.Popen[bytes]:
+    def _must_run(self) -> Running:
         if self._process is None:
             raise EngineError(f"the {self.config.arm} engine is not running")
         return self._process

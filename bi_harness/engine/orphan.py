@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARENT_POLL_S = 0.5
@@ -20,13 +21,25 @@ def die_with_parent(parent: int) -> None:
     For a process that leads its session: engines and the process of a unit. What those started in sessions of
     their own watches its parent in turn.
     """
+    die_when(lambda: os.getppid() != parent)
+
+
+def die_when(alone: Callable[[], bool]) -> None:
+    """Kill this process's whole group once ``alone`` says so; it is asked all the time, from a thread."""
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not alone():
             time.sleep(PARENT_POLL_S)
         end_group()
 
     threading.Thread(target=watch, name="bi-harness-parent-watch", daemon=True).start()
+
+
+def ended(pidfd: int, timeout_s: float | None = 0.0) -> bool:
+    """Whether the process of a pidfd has ended, waiting up to so long (``None``: until then)."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def end_group() -> None:

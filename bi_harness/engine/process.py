@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -18,6 +19,24 @@ GONE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 _HOLD_S = 0.5
 _SWEEP_S = 3.0
+
+
+class Running(Protocol):
+    """A process that leads its session, as ``subprocess.Popen`` has it: started here or forked elsewhere."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its session."""
+
+    def poll(self) -> int | None:
+        """Its exit code, the negative signal that killed it, or ``None`` while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, once it is there.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs after ``timeout`` seconds.
+        """
 
 
 def start(
@@ -44,7 +63,7 @@ def start(
         raise InfrastructureError(f"cannot start {command[0]}: {error}") from error
 
 
-def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[int] = ()) -> None:
+def stop(process: Running, *, grace_s: float, known: Collection[int] = ()) -> None:
     """Wait ``grace_s`` for a process that was told to end, then kill what is left of it, and see it gone.
 
     Killed are its session and the sessions of all its descendants: an engine leads a session of its own.
@@ -64,6 +83,17 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
         time.sleep(_POLL_S)
     if process.poll() is None:
         sessions |= sessions_below(process.pid)
+    end_sessions(sessions)
+    process.wait()
+
+
+def end_sessions(which: Collection[int]) -> None:
+    """Kill all processes of some sessions and of those of their descendants, and see them gone.
+
+    Raises:
+        InfrastructureError: when something outlives SIGKILL for ``GONE_TIMEOUT_S``.
+    """
+    sessions = set(which)
     deadline = time.monotonic() + GONE_TIMEOUT_S
     sweeping = time.monotonic() + _SWEEP_S
     while left := members(sessions):
@@ -81,7 +111,6 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float, known: Collection[
                 f"processes {', '.join(str(m.pid) for m in left)} do not end after SIGKILL"
             )
         time.sleep(_POLL_S)
-    process.wait()
 
 
 def _sweeps(process: psutil.Process) -> bool:

@@ -39,5 +39,10 @@ def with_site(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     Raises:
         OSError: when it cannot be written.
     """
-    site, inherited = make_site(folder), environ.get("PYTHONPATH")
+    return on_path(environ, make_site(folder))
+
+
+def on_path(environ: Mapping[str, str], site: Path) -> dict[str, str]:
+    """The same with a folder that is there: nothing is written while others may read it."""
+    inherited = environ.get("PYTHONPATH")
     return {**environ, "PYTHONPATH": f"{site}{os.pathsep}{inherited}" if inherited else str(site)}

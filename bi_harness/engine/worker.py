@@ -22,9 +22,10 @@ import numpy as np
 from bi_harness.engine import protocol, step_limits
 from bi_harness.engine.effective import Refused, gather_workers, refuse_other, refuse_platform, settings
 from bi_harness.engine.facts import devices, hub_commit, provenance
+from bi_harness.engine.forkserver import Order
 from bi_harness.engine.offline import OfflineEngine
 from bi_harness.engine.online import OnlineEngine
-from bi_harness.engine.orphan import die_with_parent
+from bi_harness.engine.orphan import die_when, die_with_parent, ended
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.workload.requests import Limits, Member, Request
@@ -43,13 +44,27 @@ def main(argv: list[str]) -> int:
         # vLLM's children must not hold the pipes open, or the harness would wait for an engine that died.
         os.set_inheritable(fd, False)
     die_with_parent(int(argv[3]))
+    return _run(config_path, in_fd, out_fd, started)
+
+
+def forked(order: Order) -> int:
+    """The same in a process that was forked with vLLM imported. Its parent is not who asked for it, so it
+    watches both: its files are the two pipes and a pidfd of that."""
+    in_fd, out_fd, client = order.files
+    die_when(lambda: os.getppid() != order.parent or ended(client))
+    return _run(order.argv[0], in_fd, out_fd, order.asked, preloaded=True)
+
+
+def _run(config_path: str, in_fd: int, out_fd: int, started: float, *, preloaded: bool = False) -> int:
     with open(config_path, encoding="utf-8") as file:
         config = json.load(file)
     with os.fdopen(in_fd, "rb") as commands, os.fdopen(out_fd, "wb") as answers:
-        return _serve(config, commands, answers, started)
+        return _serve(config, commands, answers, started, preloaded)
 
 
-def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], started: float) -> int:
+def _serve(
+    config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], started: float, preloaded: bool
+) -> int:
     def say(message: dict[str, Any]) -> None:
         answers.write(protocol.encode_line(message))
         answers.flush()
@@ -66,6 +81,7 @@ def _serve(config: dict[str, Any], commands: IO[bytes], answers: IO[bytes], star
             "effective": effective,
             "provenance": provenance(),
             "start_s": time.monotonic() - started,
+            **({"preloaded": True} if preloaded else {}),
         }
     )
     steps = StepLog(os.environ[STEP_LOG_VARIABLE])

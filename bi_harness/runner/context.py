@@ -39,6 +39,7 @@ class Context:
         endpoint: a running server that is the treatment; ``None`` for one that is started.
         control_endpoint: the same for the control.
         cores: the CPU cores that the unit and its engines keep to; empty for all.
+        preload: the socket of ``runner.preload``; ``None`` where each engine imports vLLM by itself.
     """
 
     device: str
@@ -61,6 +62,7 @@ class Context:
     endpoint: str | None = None
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
+    preload: str | None = None
 
     def write(self, path: Path) -> None:
         """As JSON."""

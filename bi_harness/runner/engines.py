@@ -15,6 +15,7 @@ from bi_harness.certificate.statement import EffectiveArm
 from bi_harness.engine.client import EngineClient, Ready
 from bi_harness.engine.config import ArmName, EngineConfig, EngineSettings, engine_config
 from bi_harness.engine.endpoint import EndpointClient, without_keys
+from bi_harness.engine.preloaded import Preload
 from bi_harness.engine.server import ServerClient, Speaking
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
@@ -220,7 +221,12 @@ class Engines:
             EngineReady(
                 time=now(),
                 arm=EffectiveArm(
-                    unit=self._key.unit, arm=arm, config=ready.effective, start_s=ready.start_s, engine=engine
+                    unit=self._key.unit,
+                    arm=arm,
+                    config=ready.effective,
+                    start_s=ready.start_s,
+                    engine=engine,
+                    preloaded=ready.preloaded or None,
                 ),
                 provenance=self._provenance(cell, arm, ready),
             )
@@ -256,7 +262,10 @@ class Engines:
         elif config.interface == "server":
             client = ServerClient(config, folder, log)
         else:
-            client = EngineClient(config, folder, log)
+            # A restart is to be a process that shares nothing with the one before, and a check that starts
+            # engines by itself measures their starts.
+            shared_import = Preload(Path(context.preload)) if context.preload and not label else None
+            client = EngineClient(config, folder, log, shared_import)
         client.spawn()
         self._slots[arm] = _Slot(client, label)
         return self._slots[arm]

@@ -23,6 +23,7 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.engine import process
 from bi_harness.engine.client import last_error_line, log_tail
+from bi_harness.engine.preloaded import noted_sessions
 from bi_harness.errors import UsageError
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import Tail, now
@@ -102,6 +103,9 @@ def run_unit(
         outcome, message = "crashed", f"the unit's journal is damaged: {error}"
     finally:
         process.stop(child, grace_s=0, known=below)
+        if task.context.preload is not None:
+            # These engines are no descendants of the unit. With it gone, no other one comes to be.
+            process.end_sessions(noted_sessions(task.folder))
     if not damaged:
         try:
             _pass_on(tail, emit)

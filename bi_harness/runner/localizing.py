@@ -102,7 +102,8 @@ def _in_a_process(
     cells = tuple(
         SelectedCell(s.cell, (result.check,) if s.cell.id == result.cell else ()) for s in unit.context.cells
     )
-    context = replace(unit.context, cells=cells, journal=str(journal), folder=str(folder))
+    # Its engines are its own children, so that they end with it: no unit is there to see to that.
+    context = replace(unit.context, cells=cells, journal=str(journal), folder=str(folder), preload=None)
     context.write(folder / "unit.json")
     log = Path(context.logs) / f"{unit.folder.name}-localize.log"
     suite = next(s.cell.suite for s in cells if s.cell.id == result.cell)

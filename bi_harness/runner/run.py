@@ -49,6 +49,7 @@ from bi_harness.runner.journal import JOURNAL, Journal, now, read
 from bi_harness.runner.known_power import known_power
 from bi_harness.runner.local import MARGIN_S, UnitTask
 from bi_harness.runner.needs import need
+from bi_harness.runner.preload import preloading
 from bi_harness.runner.provenance import harness_provenance
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
@@ -60,7 +61,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize", "preload")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -85,6 +86,7 @@ class RunOptions:
         shard: the part of the plan that runs; ``None`` for all of it.
         localize: whether the first failure of each unit is traced to where it begins.
         executor: ``local``: this host; ``ray``: the nodes of a Ray cluster.
+        preload: whether engines are forked from a process that has vLLM imported, see ``runner.preload``.
     """
 
     device: str
@@ -110,6 +112,7 @@ class RunOptions:
     shard: Shard | None = None
     localize: bool = False
     executor: str = LOCAL
+    preload: bool = False
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -345,9 +348,12 @@ def _run_units(
         # A server that is there already is one, whoever asks it.
         jobs = run.options.jobs if run.options.endpoint is None else 1
         kind = run.spec.devices[run.device].kind
+        preload = None
+        if run.options.preload:
+            preload = str(stack.enter_context(preloading(run_dir / WORK, _logs(run_dir, attempt))))
         run.executor.run(
             Job(needs, run.host, kind, jobs, run.options.environment(), localize=run.options.localize),
-            lambda unit: _task(run, units[unit], checks, run_dir, attempt),
+            lambda unit: _task(run, units[unit], checks, run_dir, attempt, preload),
             emit,
             stopped,
         )
@@ -522,14 +528,18 @@ def unit_task(run: Prepared, cell: str, run_dir: Path) -> UnitTask:
 
 
 def _task(
-    run: Prepared, unit: Unit, checks_of: Mapping[str, tuple[str, ...]], run_dir: Path, attempt: int
+    run: Prepared,
+    unit: Unit,
+    checks_of: Mapping[str, tuple[str, ...]],
+    run_dir: Path,
+    attempt: int,
+    preload: str | None,
 ) -> UnitTask:
     options, spec = run.options, run.spec
     folder = unit_folder(run_dir, attempt, unit.id)
     suites = tuple(dict.fromkeys(cell.suite for cell in unit.cells))
     # A cell with nothing left to do stays: engines are as large as all cells of the unit need.
     checks = {cell: checks_of.get(cell.id, ()) for cell in unit.cells}
-    logs = run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
     # Where both arms do not fit, each takes turns with the other in every check.
     limits = [
         (spec.suites[cell.suite].check(name).starts, spec.suites[cell.suite].timeouts)
@@ -551,7 +561,7 @@ def _task(
             suites=str(spec.paths.suites.absolute()),
             spec_digests=dict(spec.digests),
             folder=str(folder),
-            logs=str(logs),
+            logs=str(_logs(run_dir, attempt)),
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
@@ -559,11 +569,16 @@ def _task(
             endpoint=options.endpoint,
             control_endpoint=options.control_endpoint,
             cores=options.cores,
+            preload=preload,
         ),
         folder=folder,
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),
         timeout_s=MARGIN_S + sum(starts * (limit.start_s + limit.check_s) for starts, limit in limits),
     )
+
+
+def _logs(run_dir: Path, attempt: int) -> Path:
+    return run_dir / "logs" if attempt == 1 else run_dir / "logs" / f"attempt-{attempt}"
 
 
 class StopSignals:

@@ -13,6 +13,7 @@ import pytest
 from bi_harness.certificate.events import EngineReady
 from bi_harness.engine.client import Ready
 from bi_harness.engine.config import ArmName, EngineConfig
+from bi_harness.engine.preloaded import Preload
 from bi_harness.errors import EngineDied, EngineError, EngineStartError
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner import engines as module
@@ -57,8 +58,8 @@ class Fake:
 
     world: World
 
-    def __init__(self, config: EngineConfig, folder: Path, log: Path) -> None:
-        self.config, self.folder, self.log = config, folder, log
+    def __init__(self, config: EngineConfig, folder: Path, log: Path, preload: Preload | None = None) -> None:
+        self.config, self.folder, self.log, self.preload = config, folder, log, preload
         self.name = folder.name.split("eager-")[-1]
         self.running = False
         self.effective: dict[str, Any] = {}
@@ -397,6 +398,22 @@ def test_a_restart_ends_the_old_engine_and_starts_a_new_one(engines: Engines, wo
     assert engines.get(CPU, "treatment") is new
     assert engines.get(CPU, "control") is control
     assert world.take() == []
+
+
+def test_a_restart_and_a_start_of_a_checks_own_import_vllm_by_themselves(files: Files, world: World) -> None:
+    engines, _ = made(files, world, CPU, preload="/run/preload/s")
+    engines.get(CPU, "treatment")
+    engines.restart(CPU, "treatment")
+    engines.close()
+    engines.begin(CPU, "treatment", "cold", lambda config: config)
+    engines.close()
+    shared = Preload(Path("/run/preload/s"))
+    assert {client.name: client.preload for client in world.clients} == {
+        "treatment": shared,
+        "control": shared,
+        "treatment-restarted": None,
+        "treatment-cold": None,
+    }
 
 
 def test_nothing_is_restarted_that_is_not_up(
