@@ -85,7 +85,9 @@ Keep = Annotated[
 Rebuild = Annotated[
     bool,
     typer.Option(
-        "--rebuild", envvar="BI_HARNESS_DASHBOARD_REBUILD", help="Verify everything anew, whatever the history has."
+        "--rebuild",
+        envvar="BI_HARNESS_DASHBOARD_REBUILD",
+        help="Verify everything anew, whatever the history has.",
     ),
 ]
 Title = Annotated[
@@ -174,7 +176,13 @@ def build(
         "verified_now": len(found.rows),
         "not_counted": [{"path": path, "why": why} for path, why in shown.refused],
         "devices": [
-            {"device": one.device, "verdict": one.verdict, "age_days": one.age, "cells": one.cells, "good": one.good}
+            {
+                "device": one.device,
+                "verdict": one.verdict,
+                "age_days": one.age,
+                "cells": one.cells,
+                "good": one.good,
+            }
             for one in shown.devices
         ],
         "first_bad": len(shown.ranges),
@@ -187,7 +195,11 @@ def build(
         if len(shown.refused) > 20:
             typer.echo(f"not counted: {len(shown.refused) - 20} more, see the site", err=True)
         for one in shown.devices:
-            typer.echo(clean(f"{one.device}: {one.verdict}, {one.good} of {one.cells} cells pass, {one.age} days old"))
+            typer.echo(
+                clean(
+                    f"{one.device}: {one.verdict}, {one.good} of {one.cells} cells pass, {one.age} days old"
+                )
+            )
         typer.echo(
             f"{len(shown.cells):,} cells, {len(shown.nights):,} nights, {len(shown.certificates):,} certificates "
             f"({len(found.rows):,} verified now): {out / 'index.html'}"
@@ -197,7 +209,9 @@ def build(
 
 @app.command()
 def serve(
-    site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder that `dashboard build` wrote.")] = Path("site"),
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder that `dashboard build` wrote.")] = Path(
+        "site"
+    ),
     port: Annotated[
         int,
         typer.Option(
@@ -238,8 +252,16 @@ def _slashed(url: str) -> str:
     if not url:
         return ""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment or not url.isascii():
-        raise UsageError(f"--url {url[:100]!r} is not the address of a site; write one like https://ci.example.org/bi/")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts.query
+        or parts.fragment
+        or not url.isascii()
+    ):
+        raise UsageError(
+            f"--url {url[:100]!r} is not the address of a site; write one like https://ci.example.org/bi/"
+        )
     return url if url.endswith("/") else f"{url}/"
 
 

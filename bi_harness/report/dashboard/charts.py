@@ -10,10 +10,10 @@ from typing import Final
 from bi_harness.report.text import duration
 
 WIDTH: Final = 460
-HEIGHT: Final = 120
-LEFT: Final = 46
+HEIGHT: Final = 160
+LEFT: Final = 62
 TOP: Final = 8
-BOTTOM: Final = 18
+BOTTOM: Final = 26
 RIGHT: Final = 6
 
 
@@ -66,17 +66,14 @@ def chart(
             continue
         path, dots = _path([(x(i), y(v)) if v is not None else None for i, v in enumerate(line)])
         low, high = min(v for _, v in known), max(v for _, v in known)
-        words = (
-            f"{name}: {duration(known[-1][1])} on {nights[known[-1][0]]}, between {duration(low)} and "
-            f"{duration(high)} over {len(known)} nights"
-        )
+        words = f"{name}: {duration(known[-1][1])} last, {duration(low)} to {duration(high)}"
         lines.append(Line(name, kind, path, dots, words))
     ticks = [step * i for i in range(int(ceiling / step + 0.5) + 1)]
     return Chart(
         title=title,
         lines=tuple(lines),
         across=tuple((x(i), label) for i, label in _dates(nights)),
-        up=tuple((y(value), _seconds(value)) for value in ticks),
+        up=tuple((y(value), _seconds(value, step)) for value in ticks),
     )
 
 
@@ -103,10 +100,12 @@ def _step(top: float) -> float:
     return unit * next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough)
 
 
-def _seconds(value: float) -> str:
-    if value >= 3600:
-        return f"{value / 3600:.3g} h"
-    return f"{value / 60:.3g} min" if value >= 60 else f"{value:.3g} s"
+def _seconds(value: float, step: float) -> str:
+    """A label, in the unit in which all of them are short."""
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if step % (unit / 2) == 0:
+            return f"{value / unit:g} {name}"
+    return f"{value:g} s"
 
 
 def _dates(nights: Sequence[str]) -> list[tuple[int, str]]:

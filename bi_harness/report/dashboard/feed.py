@@ -51,7 +51,12 @@ def _entry(root: ET.Element, change: Change, url: str) -> None:
     if change.versions_before not in (change.versions, ("", "", "")):
         versions += f"; before, {versions_words(change.versions_before)}"
     told = "is" if new else f"was {before.word} and is"
-    _add(entry, "content", f"{what} {told} {after.word} since the night of {change.night}. {versions}.", type="text")
+    _add(
+        entry,
+        "content",
+        f"{what} {told} {after.word} since the night of {change.night}. {versions}.",
+        type="text",
+    )
 
 
 def _add(parent: ET.Element, name: str, text: str = "", **attributes: str) -> ET.Element:

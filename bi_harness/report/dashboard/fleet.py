@@ -41,7 +41,17 @@ WORDS: Final[dict[str, str]] = {
 _OUTWEIGHS: Final = "sepiwf"
 """Of two results of one check in one night the later in this order counts."""
 
-Verdict = Literal["NONE", "SKIPPED", "CERTIFIED", "WAIVED", "PASSING", "INCOMPLETE", "INCONCLUSIVE", "NOT_CERTIFIED", "STALE"]
+Verdict = Literal[
+    "NONE",
+    "SKIPPED",
+    "CERTIFIED",
+    "WAIVED",
+    "PASSING",
+    "INCOMPLETE",
+    "INCONCLUSIVE",
+    "NOT_CERTIFIED",
+    "STALE",
+]
 VERDICTS: Final[tuple[Verdict, ...]] = (
     "NONE",
     "SKIPPED",
@@ -259,7 +269,11 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
             shown.append(number)
     if shown:
         first = min(day(heads[number]["night"]) for number in shown)
-    days = tuple((first + timedelta(days=i)).isoformat() for i in range((as_of - first).days + 1)) if shown else ()
+    days = (
+        tuple((first + timedelta(days=i)).isoformat() for i in range((as_of - first).days + 1))
+        if shown
+        else ()
+    )
     picked = table.take(pa.array(shown, pa.int64()))
     certificates = tuple(_certificate(heads[number]) for number in shown)
     environments = picked["environment"]
@@ -284,7 +298,9 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
         return pairs[before, after]
 
     cells, states, numbers, last = _cells(picked, certificates, days, stale_days)
-    models, model_codes, groups = _standings(cells, states, numbers, last, certificates, stale_days, by_model=True)
+    models, model_codes, groups = _standings(
+        cells, states, numbers, last, certificates, stale_days, by_model=True
+    )
     devices, _, _ = _standings(cells, states, numbers, last, certificates, stale_days, by_model=False)
     return Fleet(
         as_of=as_of,
@@ -306,7 +322,9 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
 
 def _certificate(row: dict[str, Any]) -> Certificate:
     found = {name: row[name] for name in Certificate.__dataclass_fields__}
-    return Certificate(**{**found, "signed_by": tuple(row["signed_by"]), "signatures": tuple(row["signatures"])})
+    return Certificate(
+        **{**found, "signed_by": tuple(row["signed_by"]), "signatures": tuple(row["signatures"])}
+    )
 
 
 def state_of(statuses: str, *, partial: bool) -> int:
@@ -340,7 +358,9 @@ def _cells(
     keys = cell_codes * max(1, len(variants)) + (variant_of[owner] if len(owner) else owner)
     unique, row_of = np.unique(keys, return_inverse=True)
     if len(unique) > MAX_ROWS:
-        raise UsageError(f"there are {len(unique):,} cells, and a page shows {MAX_ROWS:,} at most: give fewer reports")
+        raise UsageError(
+            f"there are {len(unique):,} cells, and a page shows {MAX_ROWS:,} at most: give fewer reports"
+        )
     by_status = np.array(
         [[state_of(text, partial=part) for text in status_names] for part in (False, True)], dtype=np.uint8
     ).reshape(2, -1)
@@ -360,7 +380,12 @@ def _cells(
     for at, same in _repeated(flat_place):
         merged = _merged(
             [
-                (check_names[check_codes[i]], status_names[status_codes[i]], bool(partial_of[owner[i]]), int(owner[i]))
+                (
+                    check_names[check_codes[i]],
+                    status_names[status_codes[i]],
+                    bool(partial_of[owner[i]]),
+                    int(owner[i]),
+                )
                 for i in same
             ]
         )
@@ -580,7 +605,9 @@ def _versions(
     none = ("", "", "")
     return {
         device: tuple(
-            tuple(" / ".join(dict.fromkeys(v[i] for v in by[name] if v[i])) for i in range(3)) if name in by else none  # type: ignore[misc]
+            tuple(" / ".join(dict.fromkeys(v[i] for v in by[name] if v[i])) for i in range(3))
+            if name in by
+            else none  # type: ignore[misc]
             for name in days
         )
         for device, by in sorted(found.items())
@@ -652,7 +679,10 @@ def _changes(
 
 
 def _trends(
-    heads: Sequence[dict[str, Any]], shown: Sequence[int], certificates: Sequence[Certificate], days: Sequence[str]
+    heads: Sequence[dict[str, Any]],
+    shown: Sequence[int],
+    certificates: Sequence[Certificate],
+    days: Sequence[str],
 ) -> tuple[Trend, ...]:
     place = {name: i for i, name in enumerate(days)}
     run: dict[str, dict[int, float]] = {}
@@ -664,7 +694,9 @@ def _trends(
             by[night] = by.get(night, 0.0) + one.seconds
         for start in heads[number]["starts"]:
             if start["arm"] == "treatment":
-                starts.setdefault((one.device, start["mode"]), {}).setdefault(night, []).append(start["seconds"])
+                starts.setdefault((one.device, start["mode"]), {}).setdefault(night, []).append(
+                    start["seconds"]
+                )
 
     def line(values: dict[int, float]) -> tuple[float | None, ...]:
         return tuple(values.get(i) for i in range(len(days)))

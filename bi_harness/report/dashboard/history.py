@@ -40,7 +40,9 @@ SCHEMA: Final = pa.schema(
         (
             "starts",
             pa.list_(
-                pa.struct([("mode", _TEXT), ("arm", _TEXT), ("starts", pa.int64()), ("seconds", pa.float64())])
+                pa.struct(
+                    [("mode", _TEXT), ("arm", _TEXT), ("starts", pa.int64()), ("seconds", pa.float64())]
+                )
             ),
         ),
         (
@@ -102,7 +104,9 @@ def load(path: Path) -> tuple[pa.Table, tuple[str, ...]] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the history {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(
+            f"cannot read the history {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES // 2**30} GiB")

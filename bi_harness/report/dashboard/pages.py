@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -77,7 +79,9 @@ def _environment() -> Environment:
 
 @cache
 def _asset(name: str) -> str:
-    return (files("bi_harness.report") / "templates" / "dashboard" / name).read_text(encoding="utf-8")
+    text = (files("bi_harness.report") / "templates" / "dashboard" / name).read_text(encoding="utf-8")
+    # Of a style sheet, which every page has in it, what is there for its reader alone is left out.
+    return re.sub(r"\s*\n\s*", "", text) if name.endswith(".css") else text
 
 
 def _hash(text: str) -> str:
@@ -103,11 +107,46 @@ def render_site(fleet: Fleet, *, title: str, url: str = "") -> Iterator[tuple[st
     yield "index.html", _index(fleet, names, common)
     yield "cells.html", _list(fleet, names, common)
     page = _environment().get_template("dashboard/cell.html.j2")
-    versions = {device: _lanes(fleet, device) for device in fleet.versions}
+    parts = _parts(fleet)
     for cell, name in zip(fleet.cells, names, strict=True):
-        yield f"cells/{name}", page.render(_cell(fleet, cell, versions, common)).encode()
+        yield f"cells/{name}", page.render(_cell(fleet, cell, parts, common)).encode()
     yield "feed.xml", render_feed(fleet, title=common["title"], url=url)
     yield from _badges(fleet)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What many pages have in common, rendered once.
+
+    Attributes:
+        marks: by a state's letter; ``lanes``: table rows, by device; ``certificates``: table cells, by number.
+    """
+
+    marks: dict[str, Markup]
+    lanes: dict[str, Markup]
+    certificates: list[Markup]
+    none: Markup
+    legend: Markup
+
+
+def _macros() -> Any:
+    return _environment().get_template("dashboard/macros.html.j2").module
+
+
+def _parts(fleet: Fleet) -> _Parts:
+    macros = _macros()
+    return _Parts(
+        marks={letter: macros.mark(look) for letter, look in looks.STATES.items()},
+        lanes={device: macros.lane_rows(_lanes(fleet, device)) for device in fleet.versions},
+        certificates=[
+            macros.night_of(
+                looks.versions_words(one.versions), one.run_id, _said(one), looks.signature(one)[1]
+            )
+            for one in fleet.certificates
+        ],
+        none=macros.night_of("", "", "no certificate", ""),
+        legend=macros.legend(_LEGEND),
+    )
 
 
 def paths(nights: str) -> list[tuple[str, str]]:
@@ -131,7 +170,9 @@ def tally(nights: str) -> str:
     )
 
 
-_LEGEND: Final = [(look, paths(letter * 3)[0][1] if letter != "." else "", letter) for letter, look in looks.STATES.items()]
+_LEGEND: Final = [
+    (look, paths(letter * 3)[0][1] if letter != "." else "", letter) for letter, look in looks.STATES.items()
+]
 
 
 def _json(data: Any) -> Markup:
@@ -156,13 +197,15 @@ def _index(fleet: Fleet, names: Sequence[str], common: dict[str, Any]) -> bytes:
         .get_template("dashboard/index.html.j2")
         .render(
             **common,
+            grid_css=Markup(_asset("grid.css")),  # noqa: S704  our own file
+            grid_hash=_hash(_asset("grid.css")),
             script=Markup(script),  # noqa: S704  our own file
             script_hash=_hash(script),
             data=_json(_data(fleet, names)),
             summary=summary,
             devices=[{**_standing(fleet, one), "device": one.device} for one in fleet.devices],
             filters=FILTERS,
-            legend=_LEGEND,
+            legend=_macros().legend(_LEGEND),
             stale_days=fleet.stale_days,
             ranges=[_range(fleet, one, names) for one in fleet.ranges[:RANGES]],
             ranges_left=max(0, len(fleet.ranges) - RANGES),
@@ -259,7 +302,11 @@ def _table(fleet: Fleet) -> tuple[list[str], list[tuple[str, str, list[tuple[str
 
 def _changed(changes: Sequence[ValueChange]) -> tuple[list[tuple[str, str, str]], int]:
     rows = [
-        (".".join(change.path), "—" if change.before is None else change.before, "—" if change.after is None else change.after)
+        (
+            ".".join(change.path),
+            "—" if change.before is None else change.before,
+            "—" if change.after is None else change.after,
+        )
         for change in changes
     ]
     return rows[:CHANGED], max(0, len(rows) - CHANGED)
@@ -277,9 +324,7 @@ def _range(fleet: Fleet, one: Range, names: Sequence[str]) -> dict[str, Any]:
         "bad_night": fleet.nights[one.bad_night],
         "bad_versions": _versions(fleet, one.first_bad),
         "between": f"{plural(between, 'night')} without an answer" if between else "",
-        "cells": [
-            (_label(fleet.cells[i]), f"cells/{names[i]}") for i in one.cells[:RANGE_CELLS]
-        ],
+        "cells": [(_label(fleet.cells[i]), f"cells/{names[i]}") for i in one.cells[:RANGE_CELLS]],
         "cells_left": max(0, len(one.cells) - RANGE_CELLS),
         "rows": rows,
         "rows_left": left,
@@ -300,7 +345,10 @@ def _charts(fleet: Fleet) -> Iterator[Any]:
         start = chart(
             f"{trend.device}: engine start",
             fleet.nights,
-            [("eager, median", "eager", trend.start_eager), ("compile, median", "compile", trend.start_compile)],
+            [
+                ("eager, median", "eager", trend.start_eager),
+                ("compile, median", "compile", trend.start_compile),
+            ],
         )
         yield from (one for one in (run, start) if one is not None)
 
@@ -350,7 +398,7 @@ def _one(fleet: Fleet, cell: CellView, night: int | None) -> dict[str, str] | No
 def _cell(
     fleet: Fleet,
     cell: CellView,
-    versions: dict[str, list[tuple[str, list[dict[str, Any]]]]],
+    parts: _Parts,
     common: dict[str, Any],
 ) -> dict[str, Any]:
     newest = fleet.certificate_of(cell, cell.last)
@@ -369,6 +417,8 @@ def _cell(
         "cell": cell.cell,
         "variant": cell.variant,
         "look": looks.STATES[cell.now],
+        "now": cell.now,
+        "marks": parts.marks,
         "stale": cell.stale,
         "stale_look": looks.VERDICTS["STALE"],
         "last_night": fleet.nights[cell.last],
@@ -396,15 +446,16 @@ def _cell(
         "tracks": [
             {
                 "check": track.check,
-                "look": looks.STATES[track.nights.rstrip(".")[-1]],
+                "now": track.nights.rstrip(".")[-1],
                 "paths": paths(track.nights),
                 "words": tally(track.nights),
             }
             for track in cell.checks()
         ],
-        "lanes": versions.get(newest.device, []),
-        "legend": _LEGEND,
-        "nights": list(_nights(fleet, cell)),
+        "lanes": parts.lanes.get(newest.device, ""),
+        "legend": parts.legend,
+        "nights": _nights(fleet, cell, parts),
+        "nights_shown": min(NIGHTS, len(fleet.nights)),
         "nights_left": len(fleet.nights) > NIGHTS,
         "path": newest.path,
         "said": newest.said,
@@ -420,10 +471,11 @@ def _findings(fleet: Fleet, cell: CellView) -> tuple[list[dict[str, Any]], str]:
     if cell.now in "psk":
         night = max(cell.nights.rfind("f"), cell.nights.rfind("w"))
     number = int(cell.certificates[night])
-    kinds = {look.word: look for look in looks.STATES.values()}
+    letters = {look.word: letter for letter, look in looks.STATES.items()}
     found = [
         {
-            "look": kinds[one.status],
+            "now": letters[one.status],
+            "kind": looks.STATES[letters[one.status]].kind,
             "check": one.check,
             "reason": one.reason,
             "where": one.where,
@@ -435,26 +487,26 @@ def _findings(fleet: Fleet, cell: CellView) -> tuple[list[dict[str, Any]], str]:
         }
         for one in fleet.told(number, cell.cell)
     ]
-    found.sort(key=lambda one: [look.word for look in looks.STATES.values()].index(one["look"].word))
+    found.sort(key=lambda one: list(looks.STATES).index(one["now"]))
     return found, f"{fleet.nights[night]}, run {fleet.certificates[number].run_id}"
 
 
-def _nights(fleet: Fleet, cell: CellView) -> Iterator[dict[str, Any]]:
+def _nights(fleet: Fleet, cell: CellView, parts: _Parts) -> Markup:
+    """Table rows of the last nights, newest first. A night is a date of ours."""
+    found = []
     for night in range(len(fleet.nights) - 1, max(-1, len(fleet.nights) - 1 - NIGHTS), -1):
-        held = fleet.certificate_of(cell, night)
-        yield {
-            "night": fleet.nights[night],
-            "look": looks.STATES[cell.nights[night]],
-            "versions": looks.versions_words(held.versions) if held else "",
-            "run": held.run_id if held else "",
-            "verdict": _said(held),
-            "signature": looks.signature(held)[1] if held else "",
-        }
+        number = int(cell.certificates[night])
+        found.append(
+            Markup(  # noqa: S704  what is not ours was rendered by a template before
+                f'<tr role="row"><th role="rowheader" scope="row">{fleet.nights[night]}</th>'
+                f'<td role="cell">{parts.marks[cell.nights[night]]}</td>'
+                f"{parts.certificates[number] if number >= 0 else parts.none}</tr>"
+            )
+        )
+    return Markup("\n").join(found)
 
 
-def _said(held: Certificate | None) -> str:
-    if held is None:
-        return "no certificate"
+def _said(held: Certificate) -> str:
     return "CERTIFIED, with waived failures" if held.verdict == "WAIVED" else held.verdict.replace("_", " ")
 
 
@@ -503,7 +555,6 @@ def badge(left: str, one: Group) -> bytes:
     split, rest = (round(12 + 6.6 * len(text)) for text in (label, right))
     page = _environment().get_template("dashboard/badge.svg.j2")
     return (
-        page.render(left=label, right=right, split=split, width=split + rest, colour=_COLOURS[look.kind]) + "\n"
+        page.render(left=label, right=right, split=split, width=split + rest, colour=_COLOURS[look.kind])
+        + "\n"
     ).encode()
-
-

@@ -164,7 +164,9 @@ def row_of(examined: Examined, digest: str, path: str, *, signed_only: bool = Fa
         why = clean("; ".join(told[:3]), 600) or "it is no certificate"
         return Row(digest, examined.digest, shown, why=why)
     result = statement.predicate.bi_harness
-    if why := _why_not(result) or ("none of the given keys signed it" if _unsigned(examined, signed_only) else ""):
+    if why := _why_not(result) or (
+        "none of the given keys signed it" if _unsigned(examined, signed_only) else ""
+    ):
         return Row(digest, examined.digest, shown, why=why)
     return _counted(statement, examined, digest, shown)
 
@@ -327,5 +329,3 @@ def _cells(checks: Iterable[CheckResult]) -> Iterator[Cell]:
             statuses="".join(LETTERS[check.status] for check in found),
             seconds=round(sum(c.duration_s or 0.0 for c in found if 0 <= (c.duration_s or 0.0) < 1e7), 3),
         )
-
-

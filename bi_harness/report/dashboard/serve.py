@@ -36,7 +36,9 @@ class _Handler(SimpleHTTPRequestHandler):
             return None
         root = os.path.realpath(self.directory)
         path = os.path.realpath(self.translate_path(self.path))
-        hidden = any(part.startswith(".") for part in os.path.relpath(path, root).split(os.sep) if part != ".")
+        hidden = any(
+            part.startswith(".") for part in os.path.relpath(path, root).split(os.sep) if part != "."
+        )
         if hidden or (path != root and not path.startswith(root + os.sep)):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
@@ -49,7 +51,9 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Content-Security-Policy", "frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+        self.send_header(
+            "Content-Security-Policy", "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        )
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 

@@ -262,7 +262,7 @@
     const box = $("axis");
     box.textContent = "";
     const from = N - span;
-    const minimum = Math.max(1, Math.ceil((span * 44) / Math.max(120, box.clientWidth || 400)));
+    const minimum = Math.max(1, Math.ceil((span * 56) / Math.max(120, box.clientWidth || 400)));
     let before = -1e9;
     for (let i = from; i < N; i += 1) {
       const date = night(i);
