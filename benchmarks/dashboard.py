@@ -1,21 +1,23 @@
-"""A year of nights × 2,000 cells: ``python -m benchmarks.dashboard [--nights N] [--cells N] [--full] [--json]``.
+"""A year of nights × 2,000 cells: ``python -m benchmarks.dashboard [--nights N] [--cells N] [--full]``.
 
-Certificates are made by the project's own builder, from results of the runs kept in ``reports/``: devices that
-change vLLM and torch, regressions that come and go, errors, nights that are missing. Printed are seconds, wall and
-CPU (which is what compares where others use the cores too):
+Certificates are made by the project's own builder, from results of the runs kept in ``reports/``: devices
+that change vLLM and torch, regressions that come and go, errors, nights that are missing. Printed are
+seconds, wall and CPU (which is what compares where others use the cores too):
 
 - ``nightly``: what a night costs once there is a history: its certificates verified, the year's site written;
 - ``verify``: what each check of a new certificate costs, and with ``--full`` the whole year from its files;
 - ``first paint`` and ``grid``: in a headless Chromium, from disk, where there is one.
 
-The history of the nights before is made of the same certificates without writing and verifying each; ``--full`` does
-that, too, and needs some 5 GB of disk and many minutes.
+The history of the nights before is made of the same certificates without writing and verifying each;
+``--full`` does that, too, and needs some 10 GB of disk and many minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -154,7 +156,7 @@ class Story:
 
     def kind(self, cell: str, night: int) -> str:
         """What becomes of a cell in a night."""
-        device, model, backend, size, mode, suite = cell.split("/")
+        device, _, backend, size, mode, suite = cell.split("/")
         chance = random.Random(f"{cell} {night}").random()
         always = random.Random(cell).random()
         if size == "tp4-dp1" and device in ("cpu", "l4"):
@@ -286,13 +288,10 @@ def build_site(reports: Path, site: Path, *flags: str) -> None:
         "--json",
         *flags,
     ]
-    stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
-    try:
-        if (code := cli.main(command)) != 0:
-            raise SystemExit(f"dashboard build ended with {code}")
-    finally:
-        sys.stdout.close()
-        sys.stdout = stdout
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main(command)
+    if code != 0:
+        raise SystemExit(f"dashboard build ended with {code}")
 
 
 def make_year(folder: Path, nights: int, cells: int) -> tuple[Path, Path]:

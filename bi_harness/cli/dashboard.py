@@ -126,9 +126,9 @@ def build(
 ) -> None:
     """Build a static site from certificates: cells × nights, first bad ranges, certification, trends.
 
-    Each certificate is verified first: what is damaged, contradicts itself, was changed or has a bad signature
-    is listed with the reason and does not count. What was verified before and has not changed is taken from the
-    history. The site opens from disk. The same certificates and --as-of give the same bytes.
+    Each certificate is verified first: what is damaged, contradicts itself, was changed or has a bad
+    signature is listed with the reason and does not count. What was verified before and has not changed is
+    taken from the history. The site opens from disk. The same certificates and --as-of give the same bytes.
 
     Ends with 0 when it is written, whatever it shows; 4 when something given cannot be used; 5 when no
     certificate counts (the site says so).
@@ -201,8 +201,8 @@ def build(
                 )
             )
         typer.echo(
-            f"{len(shown.cells):,} cells, {len(shown.nights):,} nights, {len(shown.certificates):,} certificates "
-            f"({len(found.rows):,} verified now): {out / 'index.html'}"
+            f"{len(shown.cells):,} cells, {len(shown.nights):,} nights, {len(shown.certificates):,} "
+            f"certificates ({len(found.rows):,} verified now): {out / 'index.html'}"
         )
     raise typer.Exit(int(ExitCode.CERTIFIED if shown.certificates else ExitCode.NOTHING_TO_RUN))
 
@@ -219,7 +219,7 @@ def serve(
         ),
     ] = 8765,
 ) -> None:
-    """Serve a site on 127.0.0.1, until Ctrl-C. It is read anew for each request, so that builds show at once."""
+    """Serve a site on 127.0.0.1, until Ctrl-C. A new build of it shows at once."""
     from bi_harness.report.dashboard.serve import server
     from bi_harness.report.dashboard.site import MARKER
 

@@ -1,4 +1,4 @@
-"""Finding certificates and verifying them, each file read with a limit; what was verified before is not again.
+"""Finding certificates and verifying them, each file read with a limit, and once.
 
 A file is known when what it holds is what was examined (sha256), or when the file system says that it was not
 written since (size, inode, and both times: that of the last change of the inode cannot be set by hand).
@@ -67,7 +67,8 @@ def sources(paths: Sequence[str]) -> list[Source]:
     for given in paths:
         places = [given]
         if not os.path.lexists(given):
-            places = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []
+            # Of any pattern, absolute or not, as a shell has it.
+            places = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
             if not places:
                 raise UsageError(f"there is no file or folder {given[:400]!r}")
         for place in places:
@@ -77,12 +78,12 @@ def sources(paths: Sequence[str]) -> list[Source]:
 
 
 def _below(place: str) -> Iterator[Source]:
-    if not os.path.isdir(place):
-        path = Path(place)
+    path = Path(place)
+    if not path.is_dir():
         whole = path.name in _NAMES
         yield Source(str(path.parent) if whole else place, place, whole)
         return
-    base = os.path.basename(os.path.abspath(place))
+    base = path.resolve().name
     # Links are not followed: one may lead in a circle, or out of what was given.
     for folder, folders, names in os.walk(place, followlinks=False):
         folders[:] = sorted(name for name in folders if name != WORK)
@@ -96,7 +97,7 @@ def stat_of(source: Source) -> str:
     told = []
     for name, path in source.files():
         try:
-            s = os.stat(path)
+            s = path.stat()
         except FileNotFoundError:
             continue
         except (OSError, ValueError):
@@ -137,7 +138,7 @@ def examine_one(source: Source, known: frozenset[str], look: Look) -> Row | str:
     if digest in known:
         return digest
     if CERTIFICATE not in folder.contents and ENVELOPE not in folder.contents:
-        why = "there is a journal and no certificate: the run goes on, or was cut off (`bi-harness report` writes it)"
+        why = "a journal without a certificate: the run goes on, or was cut off (see `bi-harness report`)"
         return refused(source.shown, why, digest)
     return look(folder, digest, source.shown)
 
@@ -227,7 +228,7 @@ def dump_stats(stats: Mapping[str, tuple[str, str]]) -> bytes:
 
 
 def load_stats(path: Path) -> dict[str, tuple[str, str]]:
-    """What ``dump_stats`` wrote; nothing where it is not there or not of that form: then all is read again."""
+    """What ``dump_stats`` wrote; nothing where it is not of that form: then all is read again."""
     try:
         data: Any = json.loads(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError, RecursionError):

@@ -34,7 +34,8 @@ def render_feed(fleet: Fleet, *, title: str, url: str = "") -> bytes:
         _add(root, "link", rel="self", type="application/atom+xml", href=f"{url}feed.xml")
     for change in changes:
         _entry(root, change, url)
-    return b'<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="utf-8") + b"\n"
+    text = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'.encode()
 
 
 def _entry(root: ET.Element, change: Change, url: str) -> None:

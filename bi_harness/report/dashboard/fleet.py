@@ -1,8 +1,8 @@
 """What the dashboard shows for a day, computed from the history. Pure: same rows, same day, same answer.
 
-Green is earned: a night without a certificate is missing, a cell that has not reported for too long is stale, a
-run of a part of a suite is partial, and of two certificates of one night a failure, or an answer that concluded
-nothing, outweighs a pass. Only an error gives way to one.
+Green is earned: a night without a certificate is missing, a cell that has not reported for too long is stale,
+a run of a part of a suite is partial, and of two certificates of one night a failure, or an answer that
+concluded nothing, outweighs a pass. Only an error gives way to one.
 """
 
 from __future__ import annotations
@@ -286,15 +286,14 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
             Told(**{**one, "bits": tuple(one["bits"])}) for one in stories[number] if one["cell"] == cell
         )
 
+    def values(number: int) -> dict[tuple[str, ...], str]:
+        return {(path,): value for path, value in json.loads(environments[number].as_py())}
+
     pairs: dict[tuple[int, int], tuple[ValueChange, ...]] = {}
 
     def differences(before: int, after: int) -> tuple[ValueChange, ...]:
         if (before, after) not in pairs:
-            old, new = (
-                {(path,): value for path, value in json.loads(environments[number].as_py())}
-                for number in (before, after)
-            )
-            pairs[before, after] = value_changes(old, new)
+            pairs[before, after] = value_changes(values(before), values(after))
         return pairs[before, after]
 
     cells, states, numbers, last = _cells(picked, certificates, days, stale_days)

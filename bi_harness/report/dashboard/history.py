@@ -67,7 +67,7 @@ def joined(*tables: pa.Table) -> pa.Table:
 
     A row that counts goes before one that does not; of the same ones the first stays.
     """
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables([table.cast(SCHEMA) for table in tables]).combine_chunks()
     order = table.select(["night", "started", "run_id", "certificate", "digest", "path"]).to_pylist()
     whys = table["why"].to_pylist()
     indices = sorted(range(len(order)), key=lambda i: (bool(whys[i]), *order[i].values(), i))

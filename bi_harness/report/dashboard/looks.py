@@ -10,7 +10,7 @@ from bi_harness.report.dashboard.fleet import Certificate, Group, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a state or a verdict is shown. ``kind`` is a class of the style sheet; the mark says it without colour."""
+    """How a state or a verdict is shown: ``kind`` is a class of the style sheet, the mark needs no colour."""
 
     word: str
     mark: str

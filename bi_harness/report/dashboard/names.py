@@ -18,13 +18,13 @@ def _digest(*parts: str) -> str:
 
 
 def page_name(cell: str, variant: str) -> str:
-    """A cell's page: readable, and another one for every other cell; nothing but ``a-z0-9-``, a dot and html."""
+    """A cell's page: readable, of ``a-z0-9-`` alone, and another one for every other cell."""
     slug = _OTHER.sub("-", cell.lower()).strip("-")[:70].strip("-") or "cell"
     return f"{slug}-{_digest(cell, variant)}.html"
 
 
 def badge_name(text: str) -> str:
-    """A device's or a model's part of its badge's name: itself where it is plain, so that links can be written.
+    """A device's or a model's part of its badge's name: itself where it is plain, for links to it.
 
     A dot is a dash, with a digest, so that no file is in another's way.
     """

@@ -1,4 +1,4 @@
-"""The pages of the site: the grid's, one a cell, a plain list, badges. Pure: the same fleet gives the same bytes."""
+"""The pages of the site: the grid's, one a cell, a plain list, badges. Pure: same fleet, same bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHAPES: Final[dict[str, tuple[tuple[int, int], ...]]] = {
     "w": ((2, 5), (9, 5)),
     "s": ((7, 2),),
 }
-"""Top and height of a night's bars, of 16: height and place tell the state as the colour does. As in grid.js."""
+"""Top and height of a night's bars, of 16: they tell the state as the colour does. As in grid.js."""
 
 FILTERS: Final = (
     ("device", "Device"),
@@ -119,7 +119,9 @@ class _Parts:
     """What many pages have in common, rendered once.
 
     Attributes:
-        marks: by a state's letter; ``lanes``: table rows, by device; ``certificates``: table cells, by number.
+        marks: by a state's letter.
+        lanes: table rows, by device.
+        certificates: table cells, by number; ``none`` for a night without one.
     """
 
     marks: dict[str, Markup]
@@ -361,9 +363,9 @@ def _counted(fleet: Fleet) -> str:
     journals = sum(one.journal for one in certificates)
     return (
         f"{plural(len(certificates), 'certificate')} of {certificates[0].night} to {certificates[-1].night} "
-        f"verified, each consistent with the checks that it lists; {count(journals)} computed again from the journal "
-        f"beside it. {count(kinds.count('good'))} signed by a given key, {count(kinds.count('unchecked'))} signed and "
-        f"not checked, {count(kinds.count('none'))} unsigned."
+        f"verified, each consistent with the checks that it lists; {count(journals)} computed again from the "
+        f"journal beside it. {count(kinds.count('good'))} signed by a given key, "
+        f"{count(kinds.count('unchecked'))} signed and not checked, {count(kinds.count('none'))} unsigned."
     )
 
 

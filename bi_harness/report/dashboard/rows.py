@@ -1,7 +1,7 @@
 """One certificate as one row of the history. Pure: what was examined in, a row out.
 
-A row holds what the dashboard needs of a certificate, cleaned (``report.text``), so that a year of nights fits
-into memory. A file that does not count is a row, too, with why.
+A row holds what the dashboard needs of a certificate, cleaned (``report.text``), so that a year of nights
+fits into memory. A file that does not count is a row, too, with why.
 """
 
 from __future__ import annotations

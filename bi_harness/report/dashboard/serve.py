@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -30,16 +29,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         # A name that somebody made to lead to this host (DNS rebinding) is not ours.
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if name not in _NAMES:
+        if _host(self.headers.get("Host", "")) not in _NAMES:
             self.send_error(HTTPStatus.FORBIDDEN, "this server is for loopback alone")
             return None
-        root = os.path.realpath(self.directory)
-        path = os.path.realpath(self.translate_path(self.path))
-        hidden = any(
-            part.startswith(".") for part in os.path.relpath(path, root).split(os.sep) if part != "."
-        )
-        if hidden or (path != root and not path.startswith(root + os.sep)):
+        if not _within(self.directory, self.translate_path(self.path)):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()
@@ -61,6 +54,22 @@ class _Handler(SimpleHTTPRequestHandler):
         """Silent: what is asked for is of no interest, and could drive a terminal."""
 
 
+def _host(header: str) -> str | None:
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
+
+
+def _within(root: str, path: str) -> bool:
+    """Whether a path is in the folder, links followed, and no part of it is hidden."""
+    try:
+        below = Path(path).resolve().relative_to(Path(root).resolve())
+    except ValueError:
+        return False
+    return not any(part.startswith(".") for part in below.parts)
+
+
 def server(site: Path, port: int) -> ThreadingHTTPServer:
     """A server of the folder on 127.0.0.1; it takes requests once ``serve_forever`` is called.
 
@@ -74,7 +83,8 @@ def server(site: Path, port: int) -> ThreadingHTTPServer:
         found = ThreadingHTTPServer((HOST, port), partial(_Handler, directory=str(site)))
     except OSError as error:
         raise InfrastructureError(
-            f"cannot listen on {HOST}:{port}: {error.strerror or error}\nWhat to do: give another --port (0: a free one)"
+            f"cannot listen on {HOST}:{port}: {error.strerror or error}\n"
+            "What to do: give another --port (0: a free one)"
         ) from error
     found.daemon_threads = True
     return found

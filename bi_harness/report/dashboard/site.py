@@ -43,15 +43,16 @@ def check_folder(out: Path) -> None:
         ours = False
     if not ours and any(out.iterdir()):
         raise UsageError(
-            f"{out}: is not empty, and no site of `bi-harness dashboard build`\nWhat to do: give an empty folder"
+            f"{out}: is not empty, and no site of `bi-harness dashboard build`\n"
+            "What to do: give an empty folder"
         )
 
 
 def write_site(out: Path, content: Iterable[tuple[str, bytes]]) -> int:
     """Write a site, in place of the one that is there; returns how many files it has.
 
-    Everything is rendered and written beside the old site, in a folder within ``out``, before anything of the old one is
-    moved; what is left to do then is to rename its few files and folders, the index last.
+    Everything is rendered and written in a folder within ``out`` before anything of the old site is moved;
+    what is left to do then is to rename its few files and folders, the index last.
 
     Args:
         out: the folder; made where it is missing.
