@@ -167,7 +167,7 @@ def compare_certificates(
     return Difference(
         before=_side(before, names[0]),
         after=_side(after, names[1]),
-        verdict=_changes(_verdict_values(before), _verdict_values(after)),
+        verdict=value_changes(_verdict_values(before), _verdict_values(after)),
         checks=_check_changes(checks),
         digests=tuple(_digest_changes(checks)),
         divergences=tuple(_divergence_changes(checks)),
@@ -179,7 +179,7 @@ def compare_certificates(
 
 def environment_changes(before: Statement, after: Statement) -> tuple[ValueChange, ...]:
     """What the two ran on, with what, and what was asked for; without what is another in every run."""
-    return _changes(_environment(before), _environment(after))
+    return value_changes(environment_values(before), environment_values(after))
 
 
 def vllm_of(statement: Statement) -> str:
@@ -353,7 +353,7 @@ def _setting_changes(before: Statement, after: Statement) -> tuple[SettingChange
     for (unit, arm, engine, nth), old, new in _paired(_arms(before), _arms(after)):
         words = [unit, arm, *([engine] if engine else []), *([f"#{nth + 1}"] if nth else [])]
         both = old is not None and new is not None
-        for change in _changes(_config(old, both), _config(new, both)):
+        for change in value_changes(_config(old, both), _config(new, both)):
             key = (change.path, change.before, change.after)
             found.setdefault(key, []).append(" ".join(words))
     order = sorted(found, key=lambda key: (key[0], key[1] or "", key[2] or "", found[key]))
@@ -377,7 +377,8 @@ def _of_the_run(path: Route) -> bool:
     return path == ("provenance", "digests", "journal") or path[-1] == "memory_used_gib"
 
 
-def _environment(statement: Statement) -> dict[Route, str]:
+def environment_values(statement: Statement) -> dict[Route, str]:
+    """Every value that ``environment_changes`` compares, by the keys down to it."""
     result = statement.predicate.bi_harness
     found = {
         **dict(_leaves(result.provenance, ("provenance",))),
@@ -394,7 +395,8 @@ def _environment(statement: Statement) -> dict[Route, str]:
     return {path: value for path, value in found.items() if not _of_the_run(path)}
 
 
-def _changes(before: Mapping[Route, str], after: Mapping[Route, str]) -> tuple[ValueChange, ...]:
+def value_changes(before: Mapping[Route, str], after: Mapping[Route, str]) -> tuple[ValueChange, ...]:
+    """The values that are not the same in both, by path."""
     return tuple(
         ValueChange(path=path, before=old, after=new)
         for path, old, new in _paired(before, after)

@@ -153,23 +153,34 @@ def _statuses(statement: Statement) -> dict[tuple[str, str], Status]:
     return found
 
 
-def _standing(status: Status | None) -> Standing:
+def standing_of(status: Status | None) -> Standing:
+    """What a status says of the check; ``None`` for one that is not there."""
     if status == "pass":
         return "good"
     return "bad" if status in ("fail", "waived") else "unknown"
 
 
-def _track(cell: str, check: str, statuses: Sequence[Status | None], entries: Sequence[Entry]) -> Track:
-    standings = tuple(_standing(status) for status in statuses)
+def turn(standings: Sequence[Standing]) -> tuple[int | None, int | None]:
+    """Where it went bad: the last good one before that, and the first bad one after it.
+
+    Returns:
+        Two places in ``standings``; both ``None`` where it is good when last known, or never known; the first
+        alone is ``None`` where it never was good.
+    """
     settled = [index for index, standing in enumerate(standings) if standing != "unknown"]
-    last_good = first_bad = None
+    if not settled or standings[settled[-1]] != "bad":
+        return None, None
+    last_good = max((i for i in settled if standings[i] == "good"), default=None)
+    return last_good, min(i for i in settled if last_good is None or i > last_good)
+
+
+def _track(cell: str, check: str, statuses: Sequence[Status | None], entries: Sequence[Entry]) -> Track:
+    standings = tuple(standing_of(status) for status in statuses)
+    last_good, first_bad = turn(standings)
     between = 0
-    if settled and standings[settled[-1]] == "bad":
-        last_good = max((i for i in settled if standings[i] == "good"), default=None)
-        first_bad = min(i for i in settled if last_good is None or i > last_good)
-        if last_good is not None:
-            device = entries[first_bad].device
-            between = sum(entry.device == device for entry in entries[last_good + 1 : first_bad])
+    if last_good is not None and first_bad is not None:
+        device = entries[first_bad].device
+        between = sum(entry.device == device for entry in entries[last_good + 1 : first_bad])
     return Track(
         cell=cell,
         check=check,

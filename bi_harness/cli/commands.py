@@ -31,6 +31,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "gate": CommandEntry("bi_harness.cli.gate", "Hold certificates against a release policy."),
     "key": CommandEntry("bi_harness.cli.key", "Make keys that certificates are signed with."),
     "diff": CommandEntry("bi_harness.cli.diff", "Show what changed between certificates."),
+    "dashboard": CommandEntry("bi_harness.cli.dashboard", "Show many nights' certificates as a static site."),
     "doctor": CommandEntry(
         "bi_harness.cli.doctor", "Tell whether this host can certify, and what is missing."
     ),

@@ -1,0 +1,180 @@
+"""``bi-harness dashboard``: from the kept runs to a site, by the command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bi_harness.cli import main as cli
+from bi_harness.report.dashboard import pages
+from tests.reports.test_kept_runs import ROOT
+
+KEPT = ROOT / "reports"
+CPU = KEPT / "cpu" / "20261121T110032Z-796804"
+H200 = KEPT / "h200" / "20261121T090556Z-b9ea69"
+DAY = ("--as-of", "2026-11-21")
+
+
+def digests(site: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(site)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(site.rglob("*"))
+        if path.is_file() and path.name != ".seen.json"
+    }
+
+
+def build(*args: object, code: int = 0) -> None:
+    assert cli.main(["dashboard", "build", *map(str, args)]) == code
+
+
+def told(capsys: pytest.CaptureFixture[str], *args: object, code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    build(*args, "--json", code=code)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_kept_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site"
+    found = told(capsys, KEPT, "--out", site, *DAY)
+    assert found["certificates"] == found["verified_now"] == len([*KEPT.rglob("certificate.json")])
+    assert found["not_counted"] == []
+    assert {one["device"]: one["verdict"] for one in found["devices"]} == {
+        "cpu": "CERTIFIED",
+        "h200": "NOT_CERTIFIED",
+    }
+    assert found["first_bad"] > 0
+    first = digests(site)
+    again = told(capsys, KEPT, "--out", site, *DAY)
+    assert again["verified_now"] == 0
+    assert digests(site) == first, "from the history"
+    build(KEPT, "--out", tmp_path / "other", *DAY)
+    assert digests(tmp_path / "other") == first, "anew"
+    build(KEPT, "--out", site, *DAY, "--rebuild")
+    assert digests(site) == first
+    capsys.readouterr()
+    build(KEPT, "--out", site, "--as-of", "2026-11-30")
+    assert "h200: STALE" in capsys.readouterr().out
+    assert digests(site) != first
+
+
+def test_the_order_of_what_is_given_changes_nothing(tmp_path: Path) -> None:
+    build(KEPT / "cpu", KEPT / "h200", "--out", tmp_path / "a", *DAY)
+    build(KEPT / "h200", KEPT / "cpu", "--out", tmp_path / "b", *DAY)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_what_was_changed_after_it_was_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(H200, tmp_path / "reports" / "run")
+    site = tmp_path / "site"
+    assert told(capsys, tmp_path / "reports", "--out", site, *DAY)["certificates"] == 1
+    file = tmp_path / "reports" / "run" / "certificate.json"
+    file.write_text(file.read_text().replace('"NOT_CERTIFIED"', '"CERTIFIED"'))
+    found = told(capsys, tmp_path / "reports", "--out", site, *DAY, code=5)
+    assert found["certificates"] == 0
+    assert found["not_counted"][0]["path"] == "reports/run"
+    assert "No certificate counts." in (site / "index.html").read_text()
+
+
+def test_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site"
+    build(CPU, H200, "--out", site, *DAY)
+    assert told(capsys, H200, "--out", site, *DAY, "--keep")["certificates"] == 2
+    assert told(capsys, H200, "--out", site, *DAY)["certificates"] == 1
+
+
+def test_a_history_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = tmp_path / "kept" / "h.parquet"
+    build(CPU, "--out", tmp_path / "site", *DAY, "--history", history)
+    assert history.is_file()
+    assert not (tmp_path / "site" / "history.parquet").exists()
+    found = told(capsys, H200, "--out", tmp_path / "new", *DAY, "--history", history, "--keep")
+    assert (found["certificates"], found["verified_now"]) == (2, 1)
+    history.write_text("damaged")
+    capsys.readouterr()
+    build(CPU, "--out", tmp_path / "site", *DAY, "--history", history, code=4)
+    assert "--rebuild" in capsys.readouterr().err
+    build(CPU, "--out", tmp_path / "site", *DAY, "--history", history, "--rebuild")
+
+
+def test_signatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, other = tmp_path / "k.pem", tmp_path / "o.pem"
+    for path in (key, other):
+        assert cli.main(["key", "new", "--out", str(path)]) == 0
+    run = tmp_path / "reports" / CPU.name
+    shutil.copytree(CPU, run)
+    shutil.copytree(H200, tmp_path / "reports" / H200.name)
+    assert cli.main(["report", str(run), "--sign-key", str(key)]) == 0
+    site = tmp_path / "site"
+    args = (tmp_path / "reports", "--out", site, *DAY)
+
+    def page() -> str:
+        return (site / "index.html").read_text()
+
+    build(*args)
+    assert "1 signed and not checked, 1 unsigned" in page()
+    build(*args, "--public-key", f"{key}.pub")
+    assert "1 signed by a given key" in page()
+    found = told(capsys, *args, "--public-key", f"{key}.pub", "--signed-only")
+    assert found["certificates"] == 1
+    assert found["not_counted"][0]["why"] == "none of the given keys signed it"
+    found = told(capsys, *args, "--public-key", f"{other}.pub", "--signed-only", code=5)
+    assert found["certificates"] == 0
+    envelope = json.loads((run / "certificate.dsse.json").read_text())
+    envelope["signatures"][0]["sig"] = envelope["signatures"][0]["sig"][::-1].lstrip("=") + "=="
+    (run / "certificate.dsse.json").write_text(json.dumps(envelope))
+    found = told(capsys, *args, "--public-key", f"{key}.pub")
+    assert found["certificates"] == 1
+    assert found["not_counted"][0]["path"].endswith(CPU.name)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nowhere"], "no file or folder"),
+        ([], "REPORTS"),
+        ([str(CPU), "--as-of", "tomorrow"], "not a day"),
+        ([str(CPU), "--url", "javascript:alert(1)"], "not the address"),
+        ([str(CPU), "--url", "http://x/?a"], "not the address"),
+        ([str(CPU), "--signed-only"], "--public-key"),
+        ([str(CPU), "--public-key", "nowhere"], "nowhere"),
+        ([str(CPU), "--nights", "0"], "nights"),
+    ],
+)
+def test_mistakes(tmp_path: Path, args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    build(*args, "--out", tmp_path / "site", code=4)
+    assert words in re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_folder_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    build(CPU, "--out", tmp_path, code=4)
+    assert "not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_page_that_cannot_be_rendered_leaves_the_old_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    build(CPU, "--out", site, *DAY)
+    before = digests(site)
+
+    def broken(*_: object) -> bytes:
+        raise RuntimeError
+
+    monkeypatch.setattr(pages, "render_feed", broken)
+    build(CPU, H200, "--out", site, *DAY, code=3)
+    assert digests(site) == before
+
+
+def test_serve_refuses_what_is_no_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dashboard", "serve", str(tmp_path)]) == 4
+    assert "no site" in capsys.readouterr().err
