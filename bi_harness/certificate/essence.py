@@ -11,7 +11,8 @@ def essence(statement: Statement) -> dict[str, Any]:
     """A certificate without what differs between two runs that found the same.
 
     Left out are the run's id and times, how long checks and starts took, the names of logs, the command and
-    the variables of its process, the journal's digest, and that it was resumed. What stays: the verdict and
+    the variables of its process, the journal's digest, that it was resumed, and where its failures begin, which
+    may be looked into or not. What stays: the verdict and
     what it rests on, every check with its status, reason, figures and digests of bits, the scope, the device,
     the effective configuration, versions and all other digests.
     """
@@ -19,7 +20,7 @@ def essence(statement: Statement) -> dict[str, Any]:
     predicate = data["predicate"]
     predicate["configuration"] = [c for c in predicate["configuration"] if c["name"] != "journal"]
     ours = predicate["bi_harness"]
-    for name in ("run_id", "started", "finished", "resumed"):
+    for name in ("run_id", "started", "finished", "resumed", "localized"):
         ours.pop(name, None)
     for check in ours["checks"]:
         del check["duration_s"], check["log"]
