@@ -102,8 +102,8 @@ class Rerun:
         return first_step(compare(reference, found))
 
     def whole_arm(self, arm: ArmPlan, subjects: Sequence[Request]) -> tuple[int, int] | None:
-        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does, or none did
-        when the time was up: each runs alone for it.
+        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does, or none
+        did when the time was up: each runs alone for it.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
