@@ -12,8 +12,9 @@ def essence(statement: Statement) -> dict[str, Any]:
 
     Left out are the run's id and times, how long checks and starts took, the names of logs, the command and
     the variables of its process, the journal's digest, that it was resumed, and where its failures begin,
-    which may be looked into or not. What stays: the verdict and what it rests on, every check with its status, reason, figures and digests of bits, the scope, the device,
-    the effective configuration, versions and all other digests.
+    which may be looked into or not. What stays: the verdict and what it rests on, every check with its
+    status, reason, figures and digests of bits, the scope, the device, the effective configuration, versions
+    and all other digests.
     """
     data: dict[str, Any] = statement.model_dump(mode="json", by_alias=True)
     predicate = data["predicate"]
