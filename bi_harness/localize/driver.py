@@ -96,7 +96,7 @@ def localize(case: Case, start: Start, *, budget_s: float, timeout_s: float) -> 
     counted = _Counted(start)
     try:
         with counted(eager) as up:
-            rerun = Rerun(up.alone, up.arm, timeout_s)
+            rerun = Rerun(up.alone, up.arm, timeout_s, clock.late)
             found = _reproduce(case, rerun)
             if found is not None:
                 return _look(case, rerun, found, clock, counted)
@@ -386,7 +386,7 @@ def _try(
         return OptionTried(name=variant.name, differs=None, note="there was no time left"), {}
     try:
         with start(variant.change) as up:
-            found = _reproduce(case, Rerun(up.alone, up.arm, timeout_s))
+            found = _reproduce(case, Rerun(up.alone, up.arm, timeout_s, clock.late))
             differs = found is not None
             note = "" if differs else variant.note
             return OptionTried(name=variant.name, differs=differs, note=note), up.effective

@@ -60,10 +60,18 @@ class Rerun:
         alone: runs requests alone.
         arm: runs them in company; the same engine in most checks.
         timeout_s: of each call.
+        late: whether the time is up.
     """
 
-    def __init__(self, alone: Watchable, arm: Watchable, timeout_s: float) -> None:
+    def __init__(
+        self,
+        alone: Watchable,
+        arm: Watchable,
+        timeout_s: float,
+        late: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._alone_engine, self._arm_engine, self._timeout_s = alone, arm, timeout_s
+        self._late = late
         self._known: dict[Request, tuple[Observations, float]] = {}
         self._tries = 0
         self.generates = 0
@@ -94,7 +102,8 @@ class Rerun:
         return first_step(compare(reference, found))
 
     def whole_arm(self, arm: ArmPlan, subjects: Sequence[Request]) -> tuple[int, int] | None:
-        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does.
+        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does, or none
+        did when the time was up: each runs alone for it.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
@@ -103,6 +112,8 @@ class Rerun:
         self._tries += 1
         burst = self._generate(self._arm_engine, requests, arm.bursts, arm.limits)
         for index, (subject, row) in enumerate(zip(subjects, arm.subjects, strict=True)):
+            if self._late():
+                break
             found = rows(burst.observations, [row], subject.observed)
             if (step := first_step(compare(self.alone(subject), found))) is not None:
                 return index, step

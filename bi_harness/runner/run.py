@@ -523,7 +523,7 @@ def unit_task(run: Prepared, cell: str, run_dir: Path) -> UnitTask:
     """
     for unit in run.selection.plan.units:
         if any(c.id == cell for c in unit.cells):
-            return _task(run, unit, run.selection.checks, run_dir, 1)
+            return _task(run, unit, run.selection.checks, run_dir, 1, None)
     raise UsageError(f"{cell} is not of this run")
 
 
