@@ -10,30 +10,18 @@ from bi_harness.certificate.statement import Statement
 def essence(statement: Statement) -> dict[str, Any]:
     """A certificate without what differs between two runs that found the same.
 
-<<<<<<< HEAD
     Left out are the run's id and times, how long checks and starts took and which engines were forked from a
     process with vLLM imported, the names of logs, the command and the variables of its process, the journal's
     digest, a cluster's nodes, that it was resumed or lost some of those, and what was looked into afterwards
     for as long as there was time (``localized``). What stays: the verdict and what it rests on, every check
     with its status, reason, figures and digests of bits, the scope, the device, the effective configuration,
     versions and all other digests.
-=======
-    Left out are the run's id and times, how long checks and starts took, the names of logs, the command and
-    the variables of its process, the journal's digest, that it was resumed, and where its failures begin,
-    which may be looked into or not. What stays: the verdict and what it rests on, every check with its
-    status, reason, figures and digests of bits, the scope, the device, the effective configuration, versions
-    and all other digests.
->>>>>>> h-localize
     """
     data: dict[str, Any] = statement.model_dump(mode="json", by_alias=True)
     predicate = data["predicate"]
     predicate["configuration"] = [c for c in predicate["configuration"] if c["name"] != "journal"]
     ours = predicate["bi_harness"]
-<<<<<<< HEAD
     for name in ("run_id", "started", "finished", "resumed", "lost", "localized"):
-=======
-    for name in ("run_id", "started", "finished", "resumed", "localized"):
->>>>>>> h-localize
         ours.pop(name, None)
     ours["device"].pop("nodes", None)
     for check in ours["checks"]:
