@@ -30,6 +30,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    Node,
     RunStarted,
     UnitFinished,
     UnitStarted,
@@ -157,7 +158,7 @@ def progress_events(text: str) -> list[Event]:
     result = made.result("error", text, text, reason=text)
     return [
         made.started(made.planned(text, cell=text, unit=text)),
-        UnitStarted(time=made.TIME, unit=text),
+        UnitStarted(time=made.TIME, unit=text, node=Node(id=text, host=text)),
         made.ready(unit=text),
         CheckStarted(time=made.TIME, cell=text, check=text),
         CheckProgress(time=made.TIME, cell=text, check=text, arm=text, done=1, of=2),

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from bi_harness.certificate.attempts import TRIES
 from bi_harness.certificate.build import build, remaining
@@ -166,3 +168,42 @@ def test_lines_and_certificates_of_runs_on_one_host_are_what_they_were() -> None
     assert json.loads(line) == {"type": "unit_started", "time": TIME, "unit": UNIT}
     assert EVENTS.validate_json(on("b").model_dump_json()) == on("b")
     assert '"lost"' not in build(sound(), JOURNAL).to_json()
+
+
+@st.composite
+def courses(draw: Any) -> list[Event]:
+    """A unit of three checks from node to node; now and then something that no runner writes."""
+    names = ("one", "two", "three")
+    events: list[Event] = [started(planned(*names))]
+    for _ in range(draw(st.integers(1, 4))):
+        events += draw(st.sampled_from([[on("b")], [on("b")], [UnitStarted(time=TIME, unit=UNIT)], []]))
+        events += engines()
+        statuses = st.sampled_from(["pass", "pass", "pass", "fail", "error", "inconclusive"])
+        events += [
+            finished(result(draw(statuses), check))
+            for check in draw(st.lists(st.sampled_from(names), max_size=3, unique=True))
+        ]
+        outcome = draw(st.sampled_from(["lost", "lost", "completed", "crashed", "interrupted"]))
+        events.append(ended(outcome, message="" if outcome == "completed" else "why"))
+    return [*events, end()]
+
+
+@settings(max_examples=400, deadline=None)
+@given(courses())
+def test_no_course_of_losses_gives_what_was_not_shown(events: list[Event]) -> None:
+    try:
+        ours = told(events)
+    except UsageError:
+        return
+    results = [e.result for e in events if e.type == "check_finished"]
+    verdicts = [(r.check, r.status) for r in results if r.status != "error"]
+    ends = [e.outcome for e in events if e.type == "unit_finished"]
+    event(f"{ours.verdict} after {ends.count('lost')} losses")
+    assert len({check for check, _ in verdicts}) == len(verdicts), "one verdict a check"
+    assert set(ends[:-1]) <= {"lost"}, "what ended by itself is not started again"
+    assert ends.count("lost") == len(ours.lost) <= TRIES
+    if any(status == "fail" for _, status in verdicts):
+        assert ours.verdict == "NOT_CERTIFIED"
+    if ours.verdict == "CERTIFIED":
+        assert sorted(verdicts) == [("one", "pass"), ("three", "pass"), ("two", "pass")]
+        assert ends[-1] in ("completed", "lost")

@@ -19,7 +19,7 @@ from bi_harness.errors import InfrastructureError, NothingToRun, UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.invariance.faults.registry import FAULTS as ALL_FAULTS
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
-from bi_harness.runner import run as run_module
+from bi_harness.runner import executors as executors_module
 from bi_harness.runner import selftest as module
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import now
@@ -420,10 +420,12 @@ def test_what_a_run_tells_its_units_of_fault_and_control(
     )
     files.models = files.models.replace("vocab_size: 9}", "vocab_size: 999}")
     monkeypatch.setattr(
-        run_module, "probe_engine", lambda _: SimpleNamespace(vllm_version="0.32.0", executable="python")
+        executors_module,
+        "probe_engine",
+        lambda _: SimpleNamespace(vllm_version="0.32.0", executable="python"),
     )
     monkeypatch.setattr(
-        run_module,
+        executors_module,
         "run_unit",
         lambda task, emit, environ, *, stopped: told.append((task.context, environ)),
     )

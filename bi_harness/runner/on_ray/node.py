@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from bi_harness.runner.caches import model_cache
 from bi_harness.runner.context import Context
 from bi_harness.runner.local import UnitTask, run_unit
 from bi_harness.runner.on_ray.alike import NodeFacts, differences, host_facts, likeness
+from bi_harness.runner.on_ray.before import clear, new_folder
 from bi_harness.runner.on_ray.parcel import HARDWARE, MODELS, SUITES, Files, inside, unit_environ, unpack
 from bi_harness.runner.provenance import tree_digest
 from bi_harness.spec.load import load_spec
@@ -129,7 +129,8 @@ class NodeSide:
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _ready(self, told: Mapping[str, Any], files: Files) -> tuple[UnitTask, dict[str, str], list[str]]:
-        self._root = Path(tempfile.mkdtemp(prefix="bi-harness-unit-"))
+        clear()
+        self._root = new_folder()
         unpack(files, self._root)
         models, hardware, suites = (self._root / name for name in (MODELS, HARDWARE, SUITES))
         if tree_digest(suites) != told["suites_digest"]:
