@@ -23,11 +23,12 @@ from bi_harness.certificate.events import (
     UnitFinished,
     UnitStarted,
 )
+from bi_harness.certificate.files import CERTIFICATE
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
 from bi_harness.report.write import WRITERS
-from bi_harness.runner.journal import as_bytes, read_text
+from bi_harness.runner.journal import JOURNAL, as_bytes, read, read_text
 from bi_harness.runner.merge import ShardJournal, merged, merged_id
 from tests.certificate.journals import (
     DIGEST,
@@ -42,6 +43,7 @@ from tests.certificate.journals import (
     waiver,
 )
 from tests.certificate.shards import CHECKS, body, plan_of, ready_of, shard_of, split, unit, units_of, whole
+from tests.certificate.test_verify import ROOT, kept
 
 HOST = {"hostname": "a", "machine": "x86_64", "cpu_model": "X", "gpus": []}
 ASKED = {"options": {"seed": 0, "shard": None, "control": True, "engine_python": "/a"}, "vllm": "0.32.0"}
@@ -518,3 +520,21 @@ def test_a_shard_knows_its_part() -> None:
     part = start.model_copy(update={"shard": shard_of(start, 1, 2, [unit(1)])})
     assert [p.cell for p in part.own] == [f"{unit(1)}/core", f"{unit(1)}/other"]
     assert start.own == start.plan
+
+
+@pytest.mark.parametrize("place", kept())
+@pytest.mark.parametrize("count", [2, 3])
+def test_kept_runs_of_real_engines_in_parts(place: str, count: int) -> None:
+    """Whatever really ran: split by its units and merged, it gives the certificate that is kept of it."""
+    folder = ROOT / place
+    events, digest = read(folder / JOURNAL)
+    start = events[0]
+    assert isinstance(start, RunStarted)
+    if any(isinstance(e, RunResumed) for e in events):
+        pytest.skip("it was resumed: its shards would have been, each by itself")
+    units = list(dict.fromkeys(p.unit for p in start.plan))
+    again = merged(shards_of(events, [units[index::count] for index in range(count)]))
+    statement = build(again, digest)
+    assert statement.to_json().encode() == (folder / CERTIFICATE).read_bytes()
+    # The events of units that ran side by side are in another order than they came; no other is.
+    assert sorted(as_bytes(again).splitlines()) == sorted(as_bytes(events).splitlines())
