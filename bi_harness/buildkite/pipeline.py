@@ -361,7 +361,8 @@ def as_yaml(built: Built) -> str:
     said = [f"Written by bi-harness {__version__} pipeline.", *built.notes]
     # Buildkite drops comments; older agents replaced variables in them, too.
     head = "".join(f"# {_line(note)}\n" for note in said)
-    body: str = yaml.safe_dump(built.data, sort_keys=False, allow_unicode=True, width=1000)
+    # In ASCII: as it is, a U+0085 would be read back as the end of a line.
+    body: str = yaml.safe_dump(built.data, sort_keys=False, width=1000)
     return head + body
 
 

@@ -160,5 +160,5 @@ def render_times(times: TimesFile) -> str:
     for cell in data["measured"]:
         if cell["layers"] is None:
             del cell["layers"]
-    body: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    body: str = yaml.safe_dump(data, sort_keys=False, width=100)
     return _HEAD + body

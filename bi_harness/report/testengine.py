@@ -113,7 +113,7 @@ def _case(
             "children": [_span(at, event) for at, event in inside],
         },
         "tags": {
-            name: clean(value, 100)
+            name: shown
             for name, value in (
                 ("status", check.status),
                 ("device", parts.device or facts.device_id(statement)),
@@ -123,7 +123,7 @@ def _case(
                 ("mode", parts.mode),
                 ("vllm", facts.vllm_version(statement)),
             )
-            if value
+            if (shown := clean(value, 100))
         },
     }
     if parts.suite:

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bi_harness.buildkite.pipeline import (
@@ -204,6 +204,7 @@ def test_set_up_and_the_command_are_as_they_were_given(spec: Spec) -> None:
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1),
     st.text(min_size=1, max_size=100),
 )
+@example(["0\x85", "\u2028", "ü", "\ufeff"], "0", "0\x85x")
 def test_whatever_is_given_nothing_is_left_for_buildkite_to_replace(
     run: list[str], policy: str, note: str
 ) -> None:
