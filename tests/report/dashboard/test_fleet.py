@@ -10,8 +10,8 @@ from bi_harness.certificate.series import series_of
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard import fleet as module
 from bi_harness.report.dashboard.fleet import STATES, Fleet, runs, state_of
-from tests.certificate.test_series import run
 from tests.certificate.journals import result
+from tests.certificate.test_series import run
 from tests.report.dashboard.nights import DAY, ONE, OTHER, row, shown
 
 
