@@ -127,7 +127,9 @@ def test_a_planted_fault_says_nothing(tmp_path: Path) -> None:
     events, digest = read(CPU / "events.jsonl")
     planted = [
         event.model_copy(
-            update={"arm": event.arm.model_copy(update={"config": {**event.arm.config, "planted_fault": "ulp"}})}
+            update={
+                "arm": event.arm.model_copy(update={"config": {**event.arm.config, "planted_fault": "ulp"}})
+            }
         )
         if isinstance(event, EngineReady)
         else event

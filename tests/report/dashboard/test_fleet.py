@@ -10,8 +10,8 @@ from bi_harness.certificate.series import series_of
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard import fleet as module
 from bi_harness.report.dashboard.fleet import STATES, Fleet, runs, state_of
-from tests.certificate.test_series import run
 from tests.certificate.journals import result
+from tests.certificate.test_series import run
 from tests.report.dashboard.nights import DAY, ONE, OTHER, row, shown
 
 
@@ -31,7 +31,16 @@ def test_a_cell_that_a_certificate_does_not_have_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("letters", "state"),
-    [("pp", "p"), ("ps", "p"), ("ss", "s"), ("pw", "w"), ("wi", "i"), ("ie", "e"), ("ef", "f"), ("pppf", "f")],
+    [
+        ("pp", "p"),
+        ("ps", "p"),
+        ("ss", "s"),
+        ("pw", "w"),
+        ("wi", "i"),
+        ("ie", "e"),
+        ("ef", "f"),
+        ("pppf", "f"),
+    ],
 )
 def test_the_worst_check_makes_the_cell(letters: str, state: str) -> None:
     assert STATES[state_of(letters, partial=False)] == state
