@@ -173,7 +173,7 @@ def row_of(examined: Examined, digest: str, path: str, *, signed_only: bool = Fa
 
 def refused(path: str, why: str, digest: str = "") -> Row:
     """A row of a file that could not be looked at."""
-    return Row(digest, "", clean(path, 400), why=clean(why, 600))
+    return Row(digest, "", clean(path, 400), why=clean(why, 600) or "it cannot be read")
 
 
 def _unsigned(examined: Examined, signed_only: bool) -> bool:

@@ -37,7 +37,9 @@ def row(ago: int, cells: dict[str, str], **changes: Any) -> Row:
     """
     night = (DAY - timedelta(days=ago)).isoformat()
     letters = "".join(cells.values())
-    verdict = "NOT_CERTIFIED" if "f" in letters else "INCONCLUSIVE" if set(letters) & set("ei") else "CERTIFIED"
+    verdict = (
+        "NOT_CERTIFIED" if "f" in letters else "INCONCLUSIVE" if set(letters) & set("ei") else "CERTIFIED"
+    )
     device = next(iter(cells)).partition("/")[0] if cells else "h200"
     words = {"f": "fail", "e": "error", "i": "inconclusive", "w": "waived"}
     stories = [

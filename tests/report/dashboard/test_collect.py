@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bi_harness.certificate.sign import load_signing_key, seal
 from bi_harness.certificate.statement import Statement
 from bi_harness.cli import dashboard
+from bi_harness.cli import main as cli
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard.collect import collect, dump_stats, load_stats, sources
 from bi_harness.report.dashboard.rows import Row, identity
@@ -126,7 +127,9 @@ def test_a_planted_fault_says_nothing(tmp_path: Path) -> None:
     events, digest = read(CPU / "events.jsonl")
     planted = [
         event.model_copy(
-            update={"arm": event.arm.model_copy(update={"config": {**event.arm.config, "planted_fault": "ulp"}})}
+            update={
+                "arm": event.arm.model_copy(update={"config": {**event.arm.config, "planted_fault": "ulp"}})
+            }
         )
         if isinstance(event, EngineReady)
         else event
@@ -166,13 +169,12 @@ def test_what_is_found(tmp_path: Path) -> None:
 
 
 def test_an_envelope_by_itself(tmp_path: Path) -> None:
-    payload = base64.b64encode((CPU / "certificate.json").read_bytes()).decode()
-    signature = {"keyid": "a" * 64, "sig": base64.b64encode(b"x" * 64).decode()}
-    data = {"payload": payload, "payloadType": "application/vnd.in-toto+json", "signatures": [signature]}
-    (tmp_path / "mine.json").write_text(json.dumps(data))
+    assert cli.main(["key", "new", "--out", str(tmp_path / "k.pem")]) == 0
+    signer = load_signing_key(tmp_path / "k.pem")
+    (tmp_path / "mine.json").write_bytes(seal((CPU / "certificate.json").read_bytes(), signer))
     (one,) = rows(tmp_path / "mine.json")
     assert one.counts, one.why
-    assert one.signatures == ("a" * 64,)
+    assert one.signatures == (signer.public_key.keyid,)
     assert one.signed_by == ()
 
 

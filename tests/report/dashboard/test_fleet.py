@@ -31,7 +31,16 @@ def test_a_cell_that_a_certificate_does_not_have_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("letters", "state"),
-    [("pp", "p"), ("ps", "p"), ("ss", "s"), ("pw", "w"), ("wi", "i"), ("ie", "e"), ("ef", "f"), ("pppf", "f")],
+    [
+        ("pp", "p"),
+        ("ps", "p"),
+        ("ss", "s"),
+        ("pw", "w"),
+        ("wi", "i"),
+        ("ie", "e"),
+        ("ef", "f"),
+        ("pppf", "f"),
+    ],
 )
 def test_the_worst_check_makes_the_cell(letters: str, state: str) -> None:
     assert STATES[state_of(letters, partial=False)] == state

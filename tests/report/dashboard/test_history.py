@@ -49,7 +49,9 @@ def test_no_rows() -> None:
     assert history.joined(history.table_of([])).num_rows == 0
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "columns", "version", "null", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "cut", "flipped", "columns", "version", "null", "folder"]
+)
 def test_what_is_no_history_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "h.parquet"
     table = history.table_of([row(0, {ONE: "pf"})])

@@ -48,7 +48,14 @@ def test_the_same_bytes_again() -> None:
 def test_the_cells_page() -> None:
     found = site(a_year())
     text = found[f"cells/{page_name(ONE, '')}"]
-    for words in ("First bad", "2026-03-06", "2026-03-08", "vLLM 0.27.0", "0.26.0", "First at prompt 11, step 4."):
+    for words in (
+        "First bad",
+        "2026-03-06",
+        "2026-03-08",
+        "vLLM 0.27.0",
+        "0.26.0",
+        "First at prompt 11, step 4.",
+    ):
         assert words in text
     assert "bi-harness run -k b" in text
     assert "<script" not in text
@@ -126,12 +133,21 @@ def test_tally() -> None:
 
 @pytest.mark.parametrize(
     ("ago", "letters", "words"),
-    [(0, "pp", "certified"), (0, "pf", "not certified"), (3, "pp", "stale"), (3, "pf", "stale"), (1, "pp", "certified, 1 d")],
+    [
+        (0, "pp", "certified"),
+        (0, "pf", "not certified"),
+        (3, "pp", "stale"),
+        (3, "pf", "stale"),
+        (1, "pp", "certified, 1 d"),
+    ],
 )
 def test_badges(ago: int, letters: str, words: str) -> None:
     badge = site(shown(row(ago, {ONE: letters})))["badges/h200.svg"]
     root = ET.fromstring(badge)
-    assert [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")] == ["batch invariance h200", words]
+    assert [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")] == [
+        "batch invariance h200",
+        words,
+    ]
     green = "#22773f" in badge
     assert green == words.startswith("certified")
     assert ("#6b737c" in badge) == (words == "stale")
@@ -158,7 +174,9 @@ def test_the_feed() -> None:
     assert "bi-harness 0.1.0; before, vLLM 0.26.0" in (entries[0].findtext(f"{ATOM}content") or "")
     # A night later the earlier changes have the ids that they had.
     later = ET.fromstring(site(shown(row(6, {ONE: "pp"}), row(5, {ONE: "pp"})))["feed.xml"])
-    again = ET.fromstring(site(shown(row(6, {ONE: "pp"}), row(5, {ONE: "pp"}), row(4, {ONE: "f"})))["feed.xml"])
+    again = ET.fromstring(
+        site(shown(row(6, {ONE: "pp"}), row(5, {ONE: "pp"}), row(4, {ONE: "f"})))["feed.xml"]
+    )
     first = [e.findtext(f"{ATOM}id") for e in later.findall(f"{ATOM}entry")][-1]
     assert first in [e.findtext(f"{ATOM}id") for e in again.findall(f"{ATOM}entry")]
 

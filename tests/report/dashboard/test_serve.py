@@ -17,7 +17,10 @@ from bi_harness.report.dashboard.site import write_site
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     site = tmp_path / "site"
-    write_site(site, [("index.html", b"<p>"), ("cells/x.html", b"x"), ("feed.xml", b"<feed/>"), (".seen.json", b"{}")])
+    write_site(
+        site,
+        [("index.html", b"<p>"), ("cells/x.html", b"x"), ("feed.xml", b"<feed/>"), (".seen.json", b"{}")],
+    )
     (tmp_path / "secret").write_text("secret")
     (site / "link").symlink_to(tmp_path / "secret")
     with server(site, 0) as running:
@@ -48,7 +51,17 @@ def test_it_serves(port: int) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/../secret", "/%2e%2e/secret", "/..%2fsecret", "/link", "/cells/", "/.seen.json", "/cells/../.seen.json", "//etc/passwd", "/%00"],
+    [
+        "/../secret",
+        "/%2e%2e/secret",
+        "/..%2fsecret",
+        "/link",
+        "/cells/",
+        "/.seen.json",
+        "/cells/../.seen.json",
+        "//etc/passwd",
+        "/%00",
+    ],
 )
 def test_nothing_else(port: int, path: str) -> None:
     status, _, body = get(port, path)
