@@ -69,6 +69,7 @@ def _sizes(module: Any) -> tuple[str, ...]:
     for rows, columns in (
         ("output_size_per_partition", "input_size_per_partition"),
         ("num_embeddings_per_partition", "embedding_dim"),
+        ("output_size", "input_size"),
     ):
         sizes = getattr(module, rows, None), getattr(module, columns, None)
         if all(isinstance(size, int) for size in sizes):
