@@ -110,9 +110,8 @@
       for (const c of list) entries.push({ cell: c });
     }
     span = Number(want.nights) || natural();
-    $("count").textContent = shownCells.length === cells.length
-      ? `${cells.length.toLocaleString("en")} cells, ${span} nights`
-      : `${shownCells.length.toLocaleString("en")} of ${cells.length.toLocaleString("en")} cells, ${span} nights`;
+    const all = `${cells.length.toLocaleString("en")} cells, ${span} ${span === 1 ? "night" : "nights"}`;
+    $("count").textContent = shownCells.length === cells.length ? all : `${shownCells.length.toLocaleString("en")} of ${all}`;
     $("grid").setAttribute("aria-rowcount", String(entries.length + 1));
     active = Math.min(active, Math.max(0, entries.length - 1));
     layout();
