@@ -24,13 +24,14 @@
   };
   const cells = D.cells.map((c, index) => {
     const [d, m, b, p, o, s, v, page, packed, since] = c;
-    const nights = unpack(packed);
-    let last = N - 1;
-    while (last > 0 && nights[last] === ".") last -= 1;
+    // The last answer, and how many nights ago: all of the nights are unpacked where they are shown.
+    const [, now, behind] = packed.match(/([a-z])(?:(\d*)\.)?$/);
+    const age = behind === undefined ? 0 : Number(behind || 1);
     const one = {
-      index, page, nights, last, since,
+      index, page, since, now, age,
+      get nights() { return (this.unpacked ??= unpack(packed)); },
       device: D.devices[d], model: D.models[m], backend: D.backends[b], par: D.parallels[p],
-      mode: D.modes[o], suite: D.suites[s], variant: D.variants[v], now: nights[last], age: N - 1 - last,
+      mode: D.modes[o], suite: D.suites[s], variant: D.variants[v],
     };
     one.stale = one.age > D.stale;
     one.text = [one.device, one.model, one.backend, one.par, one.mode, one.suite, one.variant].join(" ").toLowerCase();
@@ -91,7 +92,7 @@
   const heights = () => (phone.matches ? [66, 82] : [26, 54]);
   const SORT = {
     name: () => 0,
-    now: (a, b) => (b.stale - a.stale) * 0 + ORDER.indexOf(a.now) - ORDER.indexOf(b.now),
+    now: (a, b) => ORDER.indexOf(a.now) - ORDER.indexOf(b.now),
     since: (a, b) => (b.since ?? -1) - (a.since ?? -1),
     age: (a, b) => b.age - a.age,
   };
@@ -109,9 +110,8 @@
       for (const c of list) entries.push({ cell: c });
     }
     span = Number(want.nights) || natural();
-    $("count").textContent = shownCells.length === cells.length
-      ? `${cells.length.toLocaleString("en")} cells, ${span} nights`
-      : `${shownCells.length.toLocaleString("en")} of ${cells.length.toLocaleString("en")} cells, ${span} nights`;
+    const all = `${cells.length.toLocaleString("en")} cells, ${span} ${span === 1 ? "night" : "nights"}`;
+    $("count").textContent = shownCells.length === cells.length ? all : `${shownCells.length.toLocaleString("en")} of ${all}`;
     $("grid").setAttribute("aria-rowcount", String(entries.length + 1));
     active = Math.min(active, Math.max(0, entries.length - 1));
     layout();
