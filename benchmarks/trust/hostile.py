@@ -127,7 +127,8 @@ def markdown_harm(statement: Statement) -> list[str]:
     found += ["a mention"] if re.search(r"@\w", prose) else []
     # A name must not make a heading, or a line of a verdict, of its own.
     heads = [line for line in text.splitlines() if re.match(r"#{1,6} ", line)]
-    known = r"## (✅|❌|❔|📝) |### (Matrix|Failures|What engines|Skips|Waivers|Operators|Modules)|#### "
+    ours = "Matrix|Failures|What engines|Skips|Waivers|Operators|Modules|Where"
+    known = rf"## (✅|❌|❔|📝) |### ({ours})|#### "
     return found + [f"a heading: {line[:60]}" for line in heads if not re.match(known, line)]
 
 

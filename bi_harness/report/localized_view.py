@@ -223,7 +223,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _band(first: int, last: int) -> str:
-    return f"{count(first)} ULP" if first == last else f"{count(first)}+ ULP"
+    if first == last:
+        return f"{count(first)} ULP"
+    return f"{count(first)} to {count(last)} ULP" if last < 2**62 else f"from {count(first)} ULP"
 
 
 def _tried(differs: bool | None) -> str:

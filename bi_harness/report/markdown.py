@@ -201,7 +201,7 @@ def _localized(statement: Statement, listed: int) -> str:
     for one in shown:
         first, *rest = sentences(one)
         lines = [f"{code(one.check)} on {code(one.cell, 300)}: **{escape(first, 600)}**", ""]
-        out.append("\n".join([*lines, *(f"- {escape(line, 600)}" for line in rest[:listed])]))
+        out.append("\n".join([*lines, *(f"{escape(line, 600)}  " for line in rest[:listed])]))
     if len(told) > len(shown):
         out.append(f"_{plural(len(told) - len(shown), 'more')} in certificate.json._")
     return "\n\n".join(out)

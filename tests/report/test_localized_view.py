@@ -112,7 +112,7 @@ def test_the_page_names_the_culprit_and_shows_it_in_a_map() -> None:
     assert "<script" not in page
     assert 'href="#localized"' in page
     assert "1 of 1" in page
-    assert "2+ ULP: 1" in page
+    assert "2 to 3 ULP: 1" in page
 
 
 def test_a_page_without_it_is_what_it_always_was() -> None:
