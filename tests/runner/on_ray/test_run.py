@@ -180,3 +180,24 @@ def test_a_cluster_without_its_head_is_the_surroundings_fault(standin: Standin, 
         assert not standin.root.joinpath("certificate.json").exists()
     finally:
         own.stop()
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_on_the_only_node(standin: Standin, nodes: Nodes) -> None:
+    """As Ray's memory monitor does it. The unit runs again there, once nothing of the first try is left."""
+    nodes.have(1)
+    before = files_of_units(nodes)
+    process = hanging(standin, nodes)
+    (unit,) = nodes.units()
+    worker = unit.parent()
+    assert worker is not None
+    assert "ray::" in " ".join(worker.cmdline())
+    worker.kill()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.NOT_CERTIFIED, err
+    (loss,) = statement(folder(standin)).predicate.bi_harness.lost
+    assert [one.check for one in loss.reopened] == ["two", "three"]
+    assert len(set(ran_on(standin))) == 1
+    assert len(ran_on(standin)) == 2
+    assert files_of_units(nodes) <= before, "also those of the try that was killed"
+    assert essence(statement(folder(standin))) == undisturbed(standin)
