@@ -105,7 +105,13 @@ def serve(control: socket.socket, parent: int, modules: Sequence[str], job: Job)
         messages.send(control, {"refused": reason[:2000]})
         return 1
     messages.send(control, {"ready": True, "early": sorted(early), "import_s": time.monotonic() - began})
-    return _Server(control, parent, job).run()
+    own = os.getpid()
+    code = _Server(control, parent, job).run()
+    if os.getpid() == own:
+        # It has nothing to put away, and to tear down all that it imported would take seconds. Forks do.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _import(modules: Sequence[str], parent: int) -> set[str]:
