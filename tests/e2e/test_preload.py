@@ -1,4 +1,4 @@
-"""Real engines that are forked from a process with vLLM imported: the same bits, and faults are still caught."""
+"""Real engines forked from a process with vLLM imported: the same bits, and faults are still caught."""
 
 from __future__ import annotations
 
