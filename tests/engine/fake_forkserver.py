@@ -24,9 +24,11 @@ from bi_harness.engine.orphan import die_when, ended
 def engine(config_path: str, commands: int, answers: int, **told: Any) -> int:
     """Says that it is ready, and with what; ends when it is told to."""
     how = os.environ.get("BI_HARNESS_HOW", "")
-    child = (
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) if how == "child" else None
-    )
+    child = None
+    if how in ("child", "worker"):  # vLLM's workers watch their parent
+        watch = f"from bi_harness.engine.orphan import *; die_when(lambda: os.getppid() != {os.getpid()})\n"
+        code = f"{watch if how == 'worker' else ''}import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=how == "worker")
     effective = {
         "env": dict(os.environ),
         "pid": os.getpid(),

@@ -31,7 +31,7 @@ def a_forked_engine(seconds: float = 0.5) -> None:
     fields: dict[str, Any] = dict.fromkeys(EngineConfig.__dataclass_fields__)
     packages = [p for p in sys.path if "site-packages" in p]
     fields |= {"arm": "treatment", "python": str(python), "platform": "cpu", "llm": {"model": "m"}}
-    fields["env"] = {**os.environ, "BI_HARNESS_HOW": "child", "PYTHONPATH": os.pathsep.join(packages)}
+    fields["env"] = {**os.environ, "BI_HARNESS_HOW": "worker", "PYTHONPATH": os.pathsep.join(packages)}
     log = Path(unit["logs"]) / "engine.log"
     with EngineClient(
         EngineConfig(**fields), folder / "engine", log, Preload(Path(unit["preload"]))
