@@ -27,32 +27,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bi_harness.engine import messages
 from bi_harness.engine.env_reads import environment_reads
+from bi_harness.engine.messages import Order
 from bi_harness.engine.orphan import PARENT_POLL_S
 from bi_harness.engine.preload_list import HARMLESS, MODULES, late
 
 GO_S = 60.0
 _SETTLE_S = 2.0
 _GPU = "/dev/nvidia"
-
-
-class Order(NamedTuple):
-    """What a forked process is to do.
-
-    Attributes:
-        argv: its arguments.
-        files: open files for it, in the order in which they were sent.
-        asked: when it was asked for, by ``time.monotonic``.
-        parent: the process that forked it.
-    """
-
-    argv: list[str]
-    files: list[int]
-    asked: float
-    parent: int
 
 
 Job = Callable[[Order], int]
