@@ -27,7 +27,8 @@ def engine(config_path: str, commands: int, answers: int, **told: Any) -> int:
     how = os.environ.get("BI_HARNESS_HOW", "")
     child = None
     if how in ("child", "worker"):  # vLLM's workers watch their parent
-        watch = f"import os; from bi_harness.engine.orphan import die_when; die_when(lambda: os.getppid() != {os.getpid()})\n"
+        watch = "import os; from bi_harness.engine.orphan import die_when; "
+        watch += f"die_when(lambda: os.getppid() != {os.getpid()}); "
         code = f"{watch if how == 'worker' else ''}import time; time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=how == "worker")
     effective = {
