@@ -60,6 +60,12 @@ worker.kill()
 worker.wait()
 """
 
+PRELOADED_CHECK = """\
+from tests.runner.standin_engine import a_forked_engine
+a_forked_engine()
+good(check, workload)
+"""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -156,6 +162,7 @@ def measure(
     real: int = 40,
     undisturbed: Path | None = None,
     work: Path | None = None,
+    preload: bool = False,
 ) -> dict[str, object]:
     """Kill and resume, and count.
 
@@ -169,6 +176,7 @@ def measure(
         undisturbed: the folder of a whole real run of the same plan, to compare with; made where it is not
             given.
         work: a folder for the runs; one that is removed by default.
+        preload: whether the runs have ``--preload``; the stand-ins' engines are then forked, too.
 
     Returns:
         Figures: ``kills``, and how many of them were of which engine; all of ``lost_results``,
@@ -185,11 +193,11 @@ def measure(
         of_real = min(real, kills) if engine_python else 0
         if engine_python and of_real:
             # Runs have a folder of their own. Links stay: a virtual environment is one.
-            bench = _real(folder, str(Path(shutil.which(engine_python) or engine_python).absolute()))
+            bench = _real(folder, str(Path(shutil.which(engine_python) or engine_python).absolute()), preload)
             spans["real"] = _measure(bench, of_real, dice, folder / "real.log", undisturbed, figures)
         if kills > of_real:
             log = folder / "standin.log"
-            spans["standin"] = _measure(_standin(folder), kills - of_real, dice, log, None, figures)
+            spans["standin"] = _measure(_standin(folder, preload), kills - of_real, dice, log, None, figures)
         figures.shared_memory = len(_shared_memory() - shared)
         return {
             "engine": "real" if of_real == kills else "stand-in" if not of_real else "real and stand-in",
@@ -201,25 +209,30 @@ def measure(
         }
 
 
-def _real(folder: Path, engine_python: str) -> Bench:
+def _real(folder: Path, engine_python: str, preload: bool) -> Bench:
     from tests.e2e.real import Harness
 
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BI_HARNESS_", "VLLM_", "PYTEST_"))}
     if cache := os.environ.get("BI_HARNESS_CACHE"):
         kept["BI_HARNESS_CACHE"] = cache
-    environ = {**kept, MARK: uuid.uuid4().hex, "PYTHONPATH": str(ROOT)}
+    environ = {
+        **kept,
+        MARK: uuid.uuid4().hex,
+        "PYTHONPATH": str(ROOT),
+        "BI_HARNESS_PRELOAD": str(int(preload)),
+    }
     # Two checks of little work: what is tried here is the runner, and an engine's start takes longest.
     spec = Harness(folder, engine_python).spec("kills", checks=2)
     return Bench(environ, (*spec, *REAL, "--engine-python", engine_python), folder / "out", ROOT)
 
 
-def _standin(folder: Path) -> Bench:
+def _standin(folder: Path, preload: bool) -> Bench:
     from tests.runner.standin import Standin
 
     made = Standin(folder / "standin", uuid.uuid4().hex)
     made.root.mkdir(parents=True, exist_ok=True)
-    made.write(one=STANDIN_CHECK, two=STANDIN_CHECK, three=STANDIN_CHECK)
-    environ = {**made.environment(), MARK: made.mark}
+    made.write(**dict.fromkeys(("one", "two", "three"), PRELOADED_CHECK if preload else STANDIN_CHECK))
+    environ = {**made.environment(), MARK: made.mark, "BI_HARNESS_PRELOAD": str(int(preload))}
     return Bench(environ, (), folder / "out", made.root)
 
 
@@ -458,6 +471,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=Path)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--preload", action="store_true", help="of runs with --preload")
     given = parser.parse_args()
     result = measure(
         given.kills,
@@ -466,6 +480,7 @@ def main() -> int:
         real=given.real,
         undisturbed=given.undisturbed,
         work=given.work,
+        preload=given.preload,
     )
     json.dump(result, sys.stdout, indent=2)
     sys.stdout.write("\n")

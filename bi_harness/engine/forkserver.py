@@ -31,7 +31,7 @@ from typing import Any
 
 from bi_harness.engine import messages
 from bi_harness.engine.env_reads import environment_reads
-from bi_harness.engine.order import Order
+from bi_harness.engine.messages import Order
 from bi_harness.engine.orphan import PARENT_POLL_S
 from bi_harness.engine.preload_list import HARMLESS, MODULES, late
 
@@ -90,7 +90,13 @@ def serve(control: socket.socket, parent: int, modules: Sequence[str], job: Job)
         messages.send(control, {"refused": reason[:2000]})
         return 1
     messages.send(control, {"ready": True, "early": sorted(early), "import_s": time.monotonic() - began})
-    return _Server(control, parent, job).run()
+    own = os.getpid()
+    code = _Server(control, parent, job).run()
+    if os.getpid() == own:
+        # It has nothing to put away, and to tear down all that it imported would take seconds. Forks do.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _import(modules: Sequence[str], parent: int) -> set[str]:

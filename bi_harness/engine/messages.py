@@ -10,12 +10,28 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST = 1 << 18
 """Bytes of a message: a whole environment fits, and the kernel's limit of a packet is of that order."""
 
 MOST_FILES = 8
+
+
+class Order(NamedTuple):
+    """What a forked process is to do.
+
+    Attributes:
+        argv: its arguments.
+        files: open files for it, in the order in which they were sent.
+        asked: when it was asked for, by ``time.monotonic``.
+        parent: the process that forked it.
+    """
+
+    argv: list[str]
+    files: list[int]
+    asked: float
+    parent: int
 
 
 class BadMessage(ValueError):

@@ -22,9 +22,9 @@ import numpy as np
 from bi_harness.engine import protocol, step_limits
 from bi_harness.engine.effective import Refused, gather_workers, refuse_other, refuse_platform, settings
 from bi_harness.engine.facts import devices, hub_commit, provenance
+from bi_harness.engine.messages import Order
 from bi_harness.engine.offline import OfflineEngine
 from bi_harness.engine.online import OnlineEngine
-from bi_harness.engine.order import Order
 from bi_harness.engine.orphan import die_when, die_with_parent, ended
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE

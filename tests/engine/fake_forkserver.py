@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from bi_harness.engine import forkserver, protocol
+from bi_harness.engine.messages import Order
 from bi_harness.engine.orphan import die_when, ended
 
 
 def engine(config_path: str, commands: int, answers: int, **told: Any) -> int:
     """Says that it is ready, and with what; ends when it is told to."""
     how = os.environ.get("BI_HARNESS_HOW", "")
-    child = (
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) if how == "child" else None
-    )
+    child = None
+    if how in ("child", "worker"):  # vLLM's workers watch their parent
+        watch = "import os; from bi_harness.engine.orphan import die_when; "
+        watch += f"die_when(lambda: os.getppid() != {os.getpid()}); "
+        code = f"{watch if how == 'worker' else ''}import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=how == "worker")
     effective = {
         "env": dict(os.environ),
         "pid": os.getpid(),
@@ -58,7 +62,7 @@ def engine(config_path: str, commands: int, answers: int, **told: Any) -> int:
     return 0
 
 
-def forked(order: forkserver.Order) -> int:
+def forked(order: Order) -> int:
     commands, answers, client = order.files
     die_when(lambda: os.getppid() != order.parent or ended(client))
     return engine(order.argv[0], commands, answers, start_s=time.monotonic() - order.asked, preloaded=True)

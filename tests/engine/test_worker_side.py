@@ -33,7 +33,6 @@ WORKER_SIDE = [
     "bi_harness.engine.effective",
     "bi_harness.engine.env_reads",
     "bi_harness.engine.forkserver",
-    "bi_harness.engine.order",
     "bi_harness.engine.messages",
     "bi_harness.engine.preload_list",
     "bi_harness.engine.serve",
