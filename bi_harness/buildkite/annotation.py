@@ -26,8 +26,7 @@ def style(statement: Statement) -> Style:
     """By the verdict. Only one that is certified with nothing waived has the colour of success; a shard that
     did what it was for has none."""
     result = statement.predicate.bi_harness
-    part = getattr(result, "shard", None)
-    if part is not None and part.passed:
+    if result.shard is not None and result.shard.passed:
         return "info"
     if result.verdict == "NOT_CERTIFIED":
         return "error"

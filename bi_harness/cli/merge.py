@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bi_harness.cli.job import Annotate, tell
 from bi_harness.cli.options import AsJson, SignKey
 
 Out = Annotated[
@@ -32,6 +33,7 @@ def merge(
     out: Out = Path("reports"),
     public_key: PublicKey = None,
     sign_key: SignKey = None,
+    annotate: Annotate = True,
     as_json: AsJson = False,
 ) -> None:
     """Make of the shards of a run (`run --shard`) the certificate that the whole run would have.
@@ -75,6 +77,7 @@ def merge(
     if as_json:
         write_json_result(statement, run_dir)
     print_result(statement, Console(stderr=as_json), reports)
+    tell(statement, run_dir, annotate=annotate)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,6 +143,8 @@ def pipeline(
     from bi_harness.buildkite.pipeline import as_json as json_text
     from bi_harness.matrix.expand import expand
     from bi_harness.matrix.select import known, select
+    from bi_harness.matrix.shards import parts
+    from bi_harness.matrix.weights import unit_weights
     from bi_harness.spec.load import default_paths, load_spec
     from bi_harness.spec.times import load_times
 
@@ -176,7 +179,10 @@ def pipeline(
             backends=backend,
             modes=[m.value for m in mode] if mode else None,
         )
-        plans.append(DevicePlan(spec.devices[name], select(plan, spec, k), tuple(asked)))
+        selection = select(plan, spec, k)
+        # As `run --shard` deals them out.
+        deal = partial(parts, unit_weights(selection, spec))
+        plans.append(DevicePlan(spec.devices[name], selection, tuple(asked), deal))
     if not limited and not any(plan.selection.running for plan in plans):
         raise NothingToRun(f"nothing to run on {', '.join(devices)} in profile {profile.value}")
     options = Options(
