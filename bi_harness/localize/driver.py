@@ -101,7 +101,11 @@ def localize(case: Case, start: Start, *, budget_s: float, timeout_s: float) -> 
             if found is not None:
                 return _look(case, rerun, found, clock, counted)
         told = Localization(
-            cell=case.cell, check=case.check, outcome="not_reproduced", eager=False, reason=_why_not(case)
+            cell=case.cell,
+            check=case.check,
+            outcome="not_reproduced",
+            eager=False,
+            reason=_why_not(case, clock.late()),
         )
         if case.compiled:
             told = _bisect(case, told, counted, clock, timeout_s)
@@ -124,7 +128,9 @@ class _Counted:
         return self._start(change)
 
 
-def _why_not(case: Case) -> str:
+def _why_not(case: Case, late: bool) -> str:
+    if late:
+        return "the request that failed does not differ again, and the time was up before all others had run"
     if case.restarted:
         return "on one engine the request does not differ: what differs may be two processes"
     return "the same requests on another engine, eager, do not differ"
@@ -164,6 +170,11 @@ def _look(case: Case, rerun: Rerun, found: _Reproduced, clock: Clock, counted: _
         plain = rerun.seconds
         step = step if again is None else again
         watched = rerun.watched(pair, {"kind": "digests"})
+        if watched.differs is None and pair != found.pair:
+            # What depends on leftovers of the run before may need more company than the smallest.
+            larger = rerun.watched(found.pair, {"kind": "digests"})
+            if larger.differs is not None:
+                pair, step, watched = found.pair, larger.differs, larger
     else:
         plain = 0.0
     common: dict[str, Any] = {

@@ -281,6 +281,9 @@ def test_what_is_no_selftest_is_refused(change: dict[str, Any]) -> None:
         ("model.layers.*.{self_attn.o_proj,mlp.down_proj}", "model.layers.1.mlp.down_proj", True),
         ("model.layers.1.mlp.down_proj", "model.layers.11.mlp.down_proj", False),
         ("model.layers.*.input_layernorm", "", False),
+        ("model.{norm,layers.*.{a_norm,b_norm}}", "model.layers.2.b_norm", True),
+        ("model.{norm,layers.*.{a_norm,b_norm}}", "model.norm", True),
+        ("model.{norm,layers.*.{a_norm,b_norm}}", "model.layers.2.c_norm", False),
     ],
 )
 def test_a_module_is_in_a_faults_pattern(pattern: str, module: str, right: bool) -> None:
