@@ -29,6 +29,7 @@ from bi_harness.certificate.events import (
 from bi_harness.certificate.files import SHARDS
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.errors import InfrastructureError, UsageError
+from bi_harness.runner.by_unit import unit_names, unit_of
 from bi_harness.runner.hold import held, unit_folder, wait_until_gone
 from bi_harness.runner.journal import JOURNAL, now, read_whole_lines
 
@@ -136,9 +137,9 @@ def _earlier(run_dir: Path) -> Earlier:
             "Start a new run"
         )
     start = events[0]
-    added, unit_torn = _not_passed_on(run_dir, events)
+    added, units_torn = _not_passed_on(run_dir, start, events)
     known = {(e.result.cell, e.result.check) for e in [*events, *added] if isinstance(e, CheckFinished)}
-    for line in (torn, unit_torn):
+    for line in (torn, *units_torn):
         result = _cut_result(line)
         if result is not None and (result.cell, result.check) not in known:
             known.add((result.cell, result.check))
@@ -150,26 +151,45 @@ def _earlier(run_dir: Path) -> Earlier:
     return Earlier(run_dir, everything, start, whole, len(torn), len(added))
 
 
-def _not_passed_on(run_dir: Path, events: Sequence[Event]) -> tuple[list[Event], bytes]:
-    """What the unit that was cut off wrote down and the runner had no time to copy; and its torn line."""
-    begun = [i for i, e in enumerate(events) if isinstance(e, UnitStarted | RunResumed)]
-    last = events[begun[-1]] if begun else None
-    if not isinstance(last, UnitStarted):
-        return [], b""
-    passed_on = events[begun[-1] + 1 :]
-    if any(isinstance(e, UnitFinished | RunFinished) for e in passed_on):
-        return [], b""
-    path = unit_folder(run_dir, _attempts(events), last.unit) / JOURNAL
-    if not path.is_file():
-        return [], b""
-    told, _, torn = read_whole_lines(path)
-    if told[: len(passed_on)] != list(passed_on)[: len(told)]:
-        raise UsageError(f"{path} is not what {JOURNAL} has of it: the folder was changed, start a new run")
-    rest = told[len(passed_on) :]
-    for event in rest:
-        if not isinstance(event, EngineReady | CheckStarted | CheckProgress | CheckFinished):
-            raise UsageError(f"{path} is damaged: a unit does not write {event.type}. Start a new run")
-    return rest, torn
+def _not_passed_on(
+    run_dir: Path, start: RunStarted, events: Sequence[Event]
+) -> tuple[list[Event], list[bytes]]:
+    """What the units that were cut off (with ``--jobs`` several) wrote down and the runner did not copy; and
+    their torn lines."""
+    added: list[Event] = []
+    torn = []
+    for unit, passed_on in _open_units(start, events).items():
+        path = unit_folder(run_dir, _attempts(events), unit) / JOURNAL
+        if not path.is_file():
+            continue
+        told, _, cut = read_whole_lines(path)
+        if told[: len(passed_on)] != passed_on[: len(told)]:
+            raise UsageError(
+                f"{path} is not what {JOURNAL} has of it: the folder was changed, start a new run"
+            )
+        rest = told[len(passed_on) :]
+        for event in rest:
+            if not isinstance(event, EngineReady | CheckStarted | CheckProgress | CheckFinished):
+                raise UsageError(f"{path} is damaged: a unit does not write {event.type}. Start a new run")
+        added += rest
+        torn.append(cut)
+    return added, torn
+
+
+def _open_units(start: RunStarted, events: Sequence[Event]) -> dict[str, list[Event]]:
+    """The units that were begun in the last attempt and did not end, with what was passed on of each."""
+    names = unit_names(start)
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        if isinstance(event, RunResumed | RunFinished):
+            found.clear()
+        elif isinstance(event, UnitStarted):
+            found[event.unit] = []
+        elif isinstance(event, UnitFinished):
+            found.pop(event.unit, None)
+        elif (unit := unit_of(event, names)) in found:
+            found[unit].append(event)
+    return found
 
 
 def _cut_result(line: bytes) -> CheckResult | None:

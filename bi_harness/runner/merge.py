@@ -18,22 +18,16 @@ from typing import Any, Final
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import (
-    CheckFinished,
-    CheckProgress,
-    CheckStarted,
-    EngineReady,
     Event,
-    Localized,
     RunFinished,
     RunResumed,
     RunStarted,
     ShardStarted,
-    UnitFinished,
-    UnitStarted,
     plan_digest,
 )
 from bi_harness.certificate.waivers import day_of, expired
 from bi_harness.errors import UsageError
+from bi_harness.runner.by_unit import unit_names, unit_of
 from bi_harness.runner.same_run import differences
 
 VARIABLE: Final = "BI_HARNESS_SHARD"
@@ -205,8 +199,8 @@ def _units(shards: Sequence[ShardJournal]) -> list[str]:
     planned = dict.fromkeys(p.unit for p in shards[0].start.plan)
     found += [f"missing: no shard has {unit}" for unit in planned if unit not in owner]
     for one in shards:
-        names, own = _unit_names(one.start), frozenset(_shard(one).units)
-        told = ((event, _unit_of(event, names)) for event in one.events[1:])
+        names, own = unit_names(one.start), frozenset(_shard(one).units)
+        told = ((event, unit_of(event, names)) for event in one.events[1:])
         stray = next(((event, of) for event, of in told if of is not None and of not in own), None)
         if stray is not None:
             what = stray[1] or "no unit of its plan"
@@ -249,28 +243,6 @@ def _without_flag(command: Sequence[Any]) -> list[Any]:
     return kept
 
 
-def _unit_names(start: RunStarted) -> dict[str, str]:
-    """A unit by its own name, and by those of its cells."""
-    running = [p for p in start.plan if p.rule is None]
-    return {**{p.cell: p.unit for p in running}, **{p.unit: p.unit for p in running}}
-
-
-def _unit_of(event: Event, units: Mapping[str, str]) -> str | None:
-    """The unit that an event is of; empty for none of the plan, ``None`` where it is of the whole run."""
-    if isinstance(event, UnitStarted | UnitFinished):
-        return units.get(event.unit, "")
-    if isinstance(event, EngineReady):
-        # An engine that several suites share bears the unit's name, one of a cell its own.
-        return units.get(event.arm.unit, "")
-    if isinstance(event, CheckStarted | CheckProgress):
-        return units.get(event.cell, "")
-    if isinstance(event, CheckFinished):
-        return units.get(event.result.cell, "")
-    if isinstance(event, Localized):
-        return units.get(event.localization.cell, "")
-    return None
-
-
 def _events(shards: Sequence[ShardJournal]) -> Iterator[Event]:
     starts = [_whole(one.start) for one in shards]
     yield starts[0].model_copy(
@@ -280,7 +252,7 @@ def _events(shards: Sequence[ShardJournal]) -> Iterator[Event]:
             "device": _device(starts),
         }
     )
-    units = _unit_names(starts[0])
+    units = unit_names(starts[0])
     order = list(dict.fromkeys(p.unit for p in starts[0].plan if p.rule is None))
     attempts = [list(_attempts(one.events[1:])) for one in shards]
     firsts: dict[str, list[Event]] = {}
@@ -325,7 +297,7 @@ def _attempts(events: Sequence[Event]) -> Iterator[tuple[RunResumed | None, list
 def _by_unit(events: Sequence[Event], units: Mapping[str, str]) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
     for event in events:
-        unit = _unit_of(event, units)
+        unit = unit_of(event, units)
         assert unit, "looked at before"
         found.setdefault(unit, []).append(event)
     return found

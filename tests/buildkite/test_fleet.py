@@ -114,6 +114,7 @@ def test_a_verdict_is_never_retried_and_the_rest_goes_on(agent: Agent, tmp_path:
     assert len(called(agent, "merge")[0]) == 3 + 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [75, 255])
 def test_lost_surroundings_are_retried_twice(agent: Agent, tmp_path: Path, code: int) -> None:
     done = build(agent, tmp_path, upload(agent, *H200), run_0=[code, code, 0], run_2=[code])
@@ -125,12 +126,14 @@ def test_lost_surroundings_are_retried_twice(agent: Agent, tmp_path: Path, code:
     assert gate.attempts == [0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [2, 3, 4, 5, 6])
 def test_nothing_else_is_retried(agent: Agent, tmp_path: Path, code: int) -> None:
     done = build(agent, tmp_path, upload(agent, *H200), run_0=[code, 0])
     assert done.of("bi-harness-h200")[0].attempts == [code]
 
 
+@pytest.mark.long
 def test_where_no_shard_left_anything_merge_is_retried_and_the_gate_says_so(
     agent: Agent, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_where_no_shard_left_anything_merge_is_retried_and_the_gate_says_so(
     assert "h200: no certificate came" in gate.output
 
 
+@pytest.mark.long
 def test_what_an_earlier_build_left_in_the_checkout_is_not_taken(agent: Agent, tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     for folder in ("bi-harness-shards/h200/old", "bi-harness-reports/h200/old"):
@@ -188,7 +192,7 @@ def standin(tmp_path: Path) -> Iterator[Standin]:
 
 
 @pytest.mark.skipif("merge" not in COMMANDS, reason="this bi-harness has no merge")
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_the_real_harness_in_a_real_pipeline(tmp_path: Path, standin: Standin, fails: bool) -> None:
     """`bi-harness` itself in every step, on a suite that stands in for a real one."""
     agent = Agent.install(tmp_path / "agent")

@@ -81,6 +81,7 @@ def test_shards_merge_to_the_very_bytes_of_the_whole_run(fleet: Standin) -> None
     assert [axis["name"] for axis in ours(merged)["axes"]] == ["dp_digest_equal"]
 
 
+@pytest.mark.long
 def test_with_real_clocks_they_agree_in_all_that_two_runs_agree_in(fleet: Standin) -> None:
     runs = [ran(fleet, "--shard", f"{index}/2") for index in (1, 2)]
     merged = merge(fleet, runs)
@@ -99,6 +100,7 @@ def test_with_real_clocks_they_agree_in_all_that_two_runs_agree_in(fleet: Standi
     assert "digest of suites" in err
 
 
+@pytest.mark.long
 def test_a_shard_that_fails(fleet: Standin) -> None:
     write_fleet(fleet, one="(bad if cell.dp == 2 else good)(check, workload)")
     codes, runs = [], []

@@ -35,6 +35,7 @@ def ours(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_real_shard_and_an_empty_one(harness: Harness) -> None:
     """The cheap half: one unit that runs, so that one shard of two has nothing to do."""
     spec = harness.spec("shards")

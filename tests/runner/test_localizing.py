@@ -75,6 +75,7 @@ def test_the_plan_is_the_checks_own_and_the_module_is_found(standin: Standin) ->
     assert not list(standin.root.glob("run/.work/unit/localize-*/events.jsonl.*"))
 
 
+@pytest.mark.long
 def test_an_engine_that_does_not_start_is_told(standin: Standin) -> None:
     standin.write(one=BAD)
     told = localized(standin, failed(standin))
@@ -82,6 +83,7 @@ def test_an_engine_that_does_not_start_is_told(standin: Standin) -> None:
     assert "engine" in told.reason
 
 
+@pytest.mark.long
 def test_a_process_that_dies_is_told(standin: Standin) -> None:
     standin.write(one=BAD)
     what = failed(standin)
@@ -98,6 +100,7 @@ def test_a_check_that_compares_nothing_has_nothing_to_rerun(standin: Standin) ->
     assert "compares no requests" in localized(standin, what).reason
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_waits_for_nothing(standin: Standin) -> None:
     standin.write(one=f"time.sleep(60)\n{BAD}")
     cell = standin.task().context.cells[0].cell.id

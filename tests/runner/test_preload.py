@@ -401,6 +401,7 @@ def test_a_runner_that_is_killed_takes_all_along(tmp_path: Path) -> None:
     until(lambda: not any(runs(pid) for pid in pids), 5)
 
 
+@pytest.mark.long
 def test_a_runner_that_dies_while_vllm_is_imported_takes_that_along(tmp_path: Path) -> None:
     made = Preloads(tmp_path)
     code = RUNS.replace('made.ready("child")', 'made.ready("", "treatment", "imported slow")').replace(
@@ -534,6 +535,7 @@ def test_who_has_other_limits_is_refused_and_who_has_other_cores_has_them(
     assert "has not what the run has: umask" in client.log.read_text()
 
 
+@pytest.mark.long
 def test_there_is_an_end_to_how_many_are_imported(
     preloads: Preloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:

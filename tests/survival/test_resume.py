@@ -14,6 +14,7 @@ from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.runner.earlier import resuming
 from bi_harness.runner.run import from_journal
+from tests.runner.fleet import write_fleet
 from tests.runner.standin import Standin, certificates, wait_for
 from tests.survival.runs import (
     GOOD,
@@ -200,6 +201,32 @@ def test_a_result_that_the_runner_had_no_time_to_copy_is_not_lost(standin: Stand
     assert code == ExitCode.CERTIFIED, err
     assert times_begun(standin) == {"one": 1, "two": 2, "three": 1}
     assert statement(run).predicate.bi_harness.resumed[0].torn == 300
+
+
+def test_units_that_ran_side_by_side(standin: Standin) -> None:
+    """Their events lie mixed in the journal, and each unit's own has more than was copied of it."""
+    flag = f"Path({str(standin.root)!r}, f'was-here-{{cell.dp}}')"
+    hang = f"if not {flag}.exists():\n    {flag}.touch()\n    {SLEEP}\n{GOOD}"
+    write_fleet(standin, one=GOOD, two=f"from pathlib import Path\n{hang}", three=GOOD)
+    process = standin.cli("run", "--jobs", "2")
+    wait_for(
+        lambda: all((standin.root / f"was-here-{dp}").exists() for dp in (1, 2)),
+        60,
+        "both units are in the middle",
+    )
+    process.kill()
+    process.communicate(timeout=60)
+    path = folder(standin) / "events.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert sum(b'"unit_started"' in line for line in lines) == 2
+    assert not any(b'"unit_finished"' in line for line in lines)
+    # The last result had been told, but not copied.
+    at = max(i for i, line in enumerate(lines) if b'"check_finished"' in line)
+    path.write_bytes(b"".join(lines[:at]))
+    code, err = resume(standin, "--jobs", "2")
+    assert code == ExitCode.CERTIFIED, err
+    assert times_begun(standin) == {"one": 2, "two": 4, "three": 2}
+    assert essence(statement(folder(standin))) == undisturbed(standin)
 
 
 def test_a_torn_last_line_is_dropped_and_noted(standin: Standin) -> None:

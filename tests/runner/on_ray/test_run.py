@@ -89,6 +89,7 @@ def test_a_node_that_goes_away_in_the_middle_of_a_unit(standin: Standin, nodes: 
     assert code == ExitCode.CERTIFIED, err
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_what_runs_on_the_nodes(standin: Standin, nodes: Nodes) -> None:
     nodes.have(1)
     before = files_of_units(nodes)
