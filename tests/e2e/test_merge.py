@@ -39,7 +39,7 @@ def ours(run: Path) -> dict[str, Any]:
 def test_a_real_shard_and_an_empty_one(harness: Harness) -> None:
     """The cheap half: one unit that runs, so that one shard of two has nothing to do."""
     spec = harness.spec("shards")
-    flags = [*spec, "--mode", "eager", "--model", "qwen3-tiny"]
+    flags = [*spec, "--mode", "eager", "--model", "qwen3-tiny-fp32"]
     shards = [harness.run(*flags, "--shard", f"{index}/2") for index in (1, 2)]
     assert [ran.code for ran in shards] == [ExitCode.CERTIFIED] * 2, "each did what it was for"
     assert [ran.ours["verdict"] for ran in shards] == ["INCONCLUSIVE"] * 2
