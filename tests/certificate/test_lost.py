@@ -155,7 +155,7 @@ def test_verify_takes_it_and_reports_tell_it() -> None:
     events = [*cut(finished(result(check="one"))), on("c"), finished(result(check="two")), ended(), end()]
     statement = build(events, JOURNAL)
     folder = Folder("x", {"certificate.json": statement.to_json().encode()}, whole=False)
-    seen = examine(folder, (), Recompute(lambda _: statement, {}, ""), must_be_signed=False)
+    seen = examine(folder, (), Recompute(lambda _: statement, {}, "", lambda _: b""), must_be_signed=False)
     assert not seen.problems
     assert any("nodes were lost" in finding.what for finding in seen.findings)
     (line,) = [line for line in caveats(statement) if "lost" in line]
