@@ -222,6 +222,15 @@ def test_where_it_cannot_be_forked_engines_start_the_ordinary_way_and_say_why(
     assert len(preloads.imports()) == 1
 
 
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process may fork, as far as the look at it goes, whatever other tests have imported and started."""
+    monkeypatch.setattr(forkserver, "_threads", lambda: 1)
+    for name in ("torch", "vllm.plugins", "vllm.envs", "multiprocessing.resource_tracker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.usefixtures("fit")
 @pytest.mark.parametrize(
     ("name", "module", "says"),
     [
@@ -232,20 +241,24 @@ def test_where_it_cannot_be_forked_engines_start_the_ordinary_way_and_say_why(
         ),
         ("vllm.plugins", {"plugins_loaded": True}, "loaded vLLM's plugins"),
         ("vllm.envs", {"__getattr__": type("F", (), {"cache_info": None})}, "keep its variables"),
+        (
+            "multiprocessing.resource_tracker",
+            {"_resource_tracker": type("T", (), {"_fd": 3})},
+            "started Python's resource tracker",
+        ),
     ],
 )
 def test_what_forbids_a_fork_is_told(
     monkeypatch: pytest.MonkeyPatch, name: str, module: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.setattr(forkserver, "_threads", lambda: 1)
     forkserver.check()
     monkeypatch.setitem(sys.modules, name, type("M", (), module))  # type: ignore[arg-type]
     with pytest.raises(forkserver.Unfit, match=says):
         forkserver.check()
 
 
+@pytest.mark.usefixtures("fit")
 def test_an_open_gpu_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forkserver, "_threads", lambda: 1)
     monkeypatch.setattr(forkserver, "_GPU", "/dev/null")
     with open("/dev/null", "rb"), pytest.raises(forkserver.Unfit, match="opened /dev/null"):
         forkserver.check()
