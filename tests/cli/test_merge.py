@@ -120,6 +120,7 @@ def test_a_shard_that_fails(fleet: Standin) -> None:
     assert essence(told(merged)) == essence(told(ran(fleet, code=ExitCode.NOT_CERTIFIED)))
 
 
+@pytest.mark.long
 def test_an_interrupted_shard_and_the_same_resumed(fleet: Standin) -> None:
     hang = once(fleet, "time.sleep(600)")
     indented = "\n".join(f"    {line}" for line in hang.splitlines())

@@ -150,6 +150,7 @@ def test_a_run_that_is_over_is_localized_beside_it(standin: Standin) -> None:
     assert from_journal(folder).predicate.bi_harness.localized == ()
 
 
+@pytest.mark.long
 def test_what_has_not_failed_or_is_not_there_is_refused(standin: Standin) -> None:
     standin.write(one="good(check, workload)", two=BAD)
     _, out, _ = standin.finish("run", "--json")

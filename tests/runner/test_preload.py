@@ -224,7 +224,7 @@ def test_where_it_cannot_be_forked_engines_start_the_ordinary_way_and_say_why(
 
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process may fork, as far as the look at it goes, whatever other tests have imported and started."""
+    """This process may fork, as far as the look at it goes, whatever other tests imported and started."""
     monkeypatch.setattr(forkserver, "_threads", lambda: 1)
     for name in ("torch", "vllm.plugins", "vllm.envs", "multiprocessing.resource_tracker"):
         monkeypatch.delitem(sys.modules, name, raising=False)

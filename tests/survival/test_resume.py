@@ -273,6 +273,7 @@ def test_a_damaged_line_in_the_middle_is_refused_with_its_number(standin: Standi
         assert path.read_bytes() == b"".join(changed), "nothing was touched"
 
 
+@pytest.mark.long
 def test_a_line_that_is_missing_is_noticed(standin: Standin) -> None:
     """What a run that was resumed counted before must still be there."""
     cut_off(standin)
@@ -377,6 +378,7 @@ def test_without_flags_it_takes_those_that_the_run_began_with(standin: Standin) 
     assert (scope.seed, scope.filters) == (3, {"k": "one or two"})
 
 
+@pytest.mark.long
 def test_two_in_one_folder(standin: Standin) -> None:
     standin.write(one=GOOD, two=once(standin, SLEEP))
     process = started(standin, "two")
