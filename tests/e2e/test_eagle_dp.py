@@ -16,7 +16,7 @@ from bi_harness.exits import ExitCode
 from tests.e2e.real import ROOT, Harness, Ran, of_run
 from tests.runner.standin import below, wait_for
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.engine
 FAULT = {"BI_HARNESS_PLANT_FAULT": "lm-head", "BI_HARNESS_LOCALIZE": "1"}
 
 
+@pytest.mark.long
 def test_a_fault_in_a_module_is_traced_to_it(harness: Harness) -> None:
     ran = harness.run(*harness.spec("localize"), "--mode", "eager", "--model", "qwen3-tiny", **FAULT)
     assert ran.code == ExitCode.NOT_CERTIFIED, ran.stderr

@@ -9,7 +9,7 @@ import pytest
 from bi_harness.exits import ExitCode
 from tests.e2e.real import Harness, Ran, of_run
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 WHERE = ("--suite", "nvfp4", "--model", "qwen3-nvfp4-tiny")
 

@@ -160,6 +160,7 @@ wrapped = cpu_attn.CPUAttentionMetadataBuilder.build
 """
 
 
+@pytest.mark.long
 def test_every_token_attends_to_the_keys_up_to_itself_as_a_request_of_its_own() -> None:
     said = python(
         TOKENS

@@ -129,6 +129,7 @@ for shared, op in ((None, torch.ops.vllm.moe_forward), (object(), torch.ops.vllm
     assert said.split()[-2:] == ["False", "False"]
 
 
+@pytest.mark.long
 def test_routing_in_blocks_passes_on_every_row_and_what_belongs_to_it() -> None:
     said = python("""
 import torch

@@ -338,6 +338,7 @@ OTHER: dict[str, tuple[list[str], Change | None, str]] = {
 }
 
 
+@pytest.mark.long
 def test_another_run_is_refused(standin: Standin) -> None:
     standin.write(one=GOOD, two="raise ValueError('x')", three=GOOD)
     assert standin.finish("run")[0] == ExitCode.INCONCLUSIVE
