@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         with LOCK:
             running += 1
-        time.sleep(0.3)  # those that were sent at once are here by now
+        time.sleep(0.7)  # those that were sent at once are here by now
         with LOCK, open(STEPS / f"steps-dp0-{os.getpid()}.jsonl", "a") as log:
             tokens = {str(i): 1 for i in range(running)}
             log.write(json.dumps({"tokens": tokens, "new": {}, "preempted": 0}) + "\n")
