@@ -8,6 +8,7 @@ from typing import Any
 
 from bi_harness.certificate.attempts import TRIES, Key, Left, current, left, lost
 from bi_harness.certificate.axes import across
+from bi_harness.certificate.by_unit import unit_names, unit_of
 from bi_harness.certificate.events import (
     CheckFinished,
     EngineReady,
@@ -170,7 +171,7 @@ def _start(events: Sequence[Event]) -> RunStarted:
 
 def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
     fold = _Fold()
-    unit_of = _units_by_arm(start)
+    units = unit_names(start)
     for event in events:
         if isinstance(event, RunResumed):
             _reopen(start, fold, event)
@@ -186,7 +187,7 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
                 raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
             fold.results[key] = event.result
         elif isinstance(event, EngineReady):
-            losses = fold.losses.get(unit_of.get(event.arm.unit, ""), 0)
+            losses = fold.losses.get(unit_of(event, units) or "", 0)
             fold.arms.append(((len(fold.resumed), losses), event.arm))
             fold.engines.append(event.provenance)
         elif isinstance(event, UnitStarted):
@@ -215,15 +216,6 @@ def _take_localized(fold: _Fold, told: Localization) -> None:
     if key in fold.localized:
         raise UsageError(f"the journal localizes {key[1]} on {key[0]} twice")
     fold.localized[key] = told
-
-
-def _units_by_arm(start: RunStarted) -> dict[str, str]:
-    """The unit of the plan by the names that engines are told by: a cell, or the cells without the suite."""
-    return {
-        name: planned.unit
-        for planned in start.plan
-        for name in (planned.cell, planned.cell.rpartition("/")[0])
-    }
 
 
 def _lose(start: RunStarted, fold: _Fold, event: UnitFinished) -> None:

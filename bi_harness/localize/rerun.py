@@ -11,7 +11,7 @@ import numpy as np
 
 from bi_harness.compare.bits import Comparison, compare
 from bi_harness.compare.observations import Observations
-from bi_harness.engine.arms import rows, scored
+from bi_harness.engine.arms import Generates, rows, scored
 from bi_harness.engine.client import Burst
 from bi_harness.localize.seen import Seen, parse
 from bi_harness.localize.shrink import Pair
@@ -19,19 +19,8 @@ from bi_harness.workload.checkplan import ArmPlan
 from bi_harness.workload.requests import Limits, Member, Request
 
 
-class Watchable(Protocol):
+class Watchable(Generates, Protocol):
     """An engine's client, as far as it is needed here."""
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        bursts: Sequence[Sequence[int | Member]],
-        *,
-        timeout_s: float,
-        progress: Callable[[int, int], None] = ...,
-        limits: Limits | None = ...,
-    ) -> Burst:
-        """See ``EngineClient.generate``."""
 
     def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
         """See ``EngineClient.watch``."""

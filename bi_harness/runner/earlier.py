@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bi_harness.certificate.attempts import Left
 from bi_harness.certificate.build import build, remaining
+from bi_harness.certificate.by_unit import unit_names, unit_of
 from bi_harness.certificate.events import (
     CheckFinished,
     CheckProgress,
@@ -29,7 +30,6 @@ from bi_harness.certificate.events import (
 from bi_harness.certificate.files import SHARDS
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.errors import InfrastructureError, UsageError
-from bi_harness.runner.by_unit import unit_names, unit_of
 from bi_harness.runner.hold import held, unit_folder, wait_until_gone
 from bi_harness.runner.journal import JOURNAL, now, read_whole_lines
 

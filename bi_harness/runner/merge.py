@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from bi_harness.certificate.build import build
+from bi_harness.certificate.by_unit import unit_names, unit_of
 from bi_harness.certificate.events import (
     Event,
     RunFinished,
@@ -27,7 +28,6 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.certificate.waivers import day_of, expired
 from bi_harness.errors import UsageError
-from bi_harness.runner.by_unit import unit_names, unit_of
 from bi_harness.runner.same_run import differences
 
 VARIABLE: Final = "BI_HARNESS_SHARD"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import groupby
 from statistics import median
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,17 +52,7 @@ Verdict = Literal[
     "NOT_CERTIFIED",
     "STALE",
 ]
-VERDICTS: Final[tuple[Verdict, ...]] = (
-    "NONE",
-    "SKIPPED",
-    "CERTIFIED",
-    "WAIVED",
-    "PASSING",
-    "INCOMPLETE",
-    "INCONCLUSIVE",
-    "NOT_CERTIFIED",
-    "STALE",
-)
+VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 """By how much each outweighs the one before. ``PASSING``: its checks pass, in a certificate that is not
 CERTIFIED; ``INCOMPLETE``: a cell that was there is stale; ``STALE``: all are."""
 
