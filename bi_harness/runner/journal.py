@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +47,7 @@ class Journal:
         except OSError as error:
             raise InfrastructureError(f"cannot write the journal {path}: {error.strerror}") from error
         self._path = path
+        self._writing = threading.Lock()
 
     def __enter__(self) -> Journal:
         return self
@@ -56,7 +58,11 @@ class Journal:
         os.close(self._fd)
 
     def write(self, event: Event) -> None:
-        """Append one event, whole, in one write."""
+        """Append one event, whole, in one write. Both arms of a check may tell how far they are at once."""
+        with self._writing:
+            self._write(event)
+
+    def _write(self, event: Event) -> None:
         line = memoryview(event.model_dump_json().encode("utf-8") + b"\n")
         try:
             # A disk that takes half of it has no room for the rest, and says so then.

@@ -17,7 +17,7 @@ CORES = 4.0
 engines that start together keep 6 to 13 of 16 cores busy)."""
 
 MOST = 8
-"""Units at once on GPUs, if nobody says how many: each engine has some 5 GiB of the host's memory."""
+"""Units at once for each GPU, if nobody says how many: each engine has some 5 GiB of the host's memory."""
 
 _OPERATORS_GIB = 24.0
 """Of two processes that measure operators: their CUDA contexts, and the largest batch of the widest one."""
@@ -41,7 +41,7 @@ def how_many(asked: int | None, host: HostFacts, kind: str) -> int:
         return min(asked, max(1, host.usable_cores)) if kind == "cpu" else asked
     if kind == "cpu":
         return 1
-    return max(1, min(MOST, int(host.usable_cores / CORES)))
+    return max(1, min(MOST * max(1, len(host.gpus)), int(host.usable_cores / CORES)))
 
 
 def shares(cores: Sequence[int], jobs: int) -> tuple[tuple[int, ...], ...]:

@@ -35,6 +35,7 @@ from bi_harness.engine.server import Speaking
 from bi_harness.errors import EngineError, UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
+from bi_harness.runner.ahead import Ahead
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.engines import Client, Driven, Engines, safe_name
 from bi_harness.runner.journal import Journal, now
@@ -110,7 +111,16 @@ class SuiteSession:
             emit=self._journal.write,
             timeout_s=suite.timeouts.check_s,
             control_min_fraction=suite.control_min_fraction,
+            beside=(lambda: self.engine(cell, path, test, "control")) if self._side_by_side(cell) else None,
         )
+
+    def _side_by_side(self, cell: Cell) -> bool:
+        """Whether both arms of a check may generate at once.
+
+        Not on a CPU, whose cores each would take from the other; nor servers: requests arrive by the clock.
+        """
+        kind, suite = self._spec.devices[cell.device].kind, self._spec.suites[cell.suite]
+        return self._context.control and kind == "cuda" and suite.interface == "library"
 
     def arms(self) -> tuple[ArmName, ...]:
         """Those that run."""
@@ -259,8 +269,11 @@ class CheckRecorder:
         emit: Callable[[Event], None],
         timeout_s: float,
         control_min_fraction: float,
+        beside: Callable[[], Driven] | None = None,
     ) -> None:
         self._cell, self._name = cell, name
+        self._beside = beside
+        self._ahead: Ahead | None = None
         self._engines, self._emit = engines, emit
         self._on_plain, self._references, self._plain = on_plain, references, plain
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
@@ -300,7 +313,46 @@ class CheckRecorder:
         arm_name = engine.config.arm
         self._once(arm_name)
         plan = what.bs1_vs_bsN() if isinstance(what, Workload) else what
-        course = _Course(self, engine, time.monotonic() + self._timeout_s)
+        if self._ahead is not None and self._ahead.is_of(engine, plan):
+            ahead, self._ahead = self._ahead, None
+            try:
+                self._evidence[arm_name] = ahead.result()
+            except EngineError as error:
+                self.failed(engine, error)
+                raise
+            return self._evidence[arm_name]
+        self._abandon()
+        if arm_name == "treatment" and restarted is None:
+            self._ahead = self._control_beside(engine, plan)
+        self._evidence[arm_name] = self._compared(engine, plan, restarted, self.failed)
+        return self._evidence[arm_name]
+
+    def _control_beside(self, treatment: Driven, plan: CheckPlan) -> Ahead | None:
+        """Have the control begin with the same plan; ``None`` where it cannot."""
+        if self._beside is None or not treatment.config.room_for_two:
+            return None
+        try:
+            engine = self._beside()
+        except EngineError:
+            return None  # Raised again when the check asks for it: it has no second start.
+        # Engines are ended by the check's own thread, which takes what came of it.
+        return Ahead(engine, plan, lambda: self._compared(engine, plan, None, lambda engine, error: None))
+
+    def _abandon(self) -> None:
+        """See the control at rest, where the check ended before it came to it, or asks for something else."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and (error := ahead.abandoned()) is not None:
+            self.failed(ahead.engine, error)
+
+    def _compared(
+        self,
+        engine: Driven,
+        plan: CheckPlan,
+        restarted: Callable[[], Driven] | None,
+        failed: Callable[[Driven, EngineError], None],
+    ) -> Evidence:
+        arm_name = engine.config.arm
+        course = _Course(self, engine, time.monotonic() + self._timeout_s, failed)
         references = self._references.setdefault(engine, References())
         if self._on_plain and not isinstance(engine, Speaking):
             # What a server gave in another way of speaking is its own reference, and nobody else's.
@@ -332,9 +384,7 @@ class CheckRecorder:
         needs = needed(plan, steps)
         if restarted is not None:
             needs = (*needs, Needed(name="restarts", needed=1, reached=restarts))
-        evidence = gather(references.arm(plan.subjects), found, [len(r.prompt) for r in plan.subjects], needs)
-        self._evidence[arm_name] = evidence
-        return evidence
+        return gather(references.arm(plan.subjects), found, [len(r.prompt) for r in plan.subjects], needs)
 
     def compare_with_plain(
         self,
@@ -363,10 +413,10 @@ class CheckRecorder:
             self._once(arm)
             references = self._plain.setdefault((self._cell.unit_key, self._cell.suite, arm), References())
             if (alone := references.missing(plan.subjects)) is not None:
-                course = _Course(self, plain(arm), deadline, total=len(alone.bursts))
+                course = _Course(self, plain(arm), deadline, self.failed, total=len(alone.bursts))
                 references.add(alone, *course.run(alone))
         for arm in arms:
-            course = _Course(self, own(arm), deadline, total=sum(len(a.bursts) for a in plan.arms))
+            course = _Course(self, own(arm), deadline, self.failed, sum(len(a.bursts) for a in plan.arms))
             ran = [course.run(one) for one in plan.arms]
             references = self._plain[self._cell.unit_key, self._cell.suite, arm]
             self._evidence[arm] = gather(
@@ -432,7 +482,7 @@ class CheckRecorder:
             KeyError: they did not run alone on ``reference``.
         """
         alone = together("alone", subjects, 1)
-        course = _Course(self, engine, time.monotonic() + self._timeout_s, total=len(alone.bursts))
+        course = _Course(self, engine, time.monotonic() + self._timeout_s, self.failed, len(alone.bursts))
         found, _ = course.run(alone)
         return gather(self._references[reference].arm(subjects), [found], [len(r.prompt) for r in subjects])
 
@@ -502,6 +552,7 @@ class CheckRecorder:
 
     def end(self) -> None:
         """Journal the result."""
+        self._abandon()
         status, reason = self._status, self._reason
         treatment = self._evidence.get("treatment")
         if self._error:
@@ -540,6 +591,7 @@ class _Course:
     recorder: CheckRecorder
     engine: Driven
     deadline: float
+    failed: Callable[[Driven, EngineError], None]
     total: int = 0
     done: int = 0
 
@@ -559,7 +611,7 @@ class _Course:
                 engine, arm, timeout_s=max(0.0, self.deadline - time.monotonic()), progress=progress
             )
         except EngineError as error:
-            self.recorder.failed(engine, error)
+            self.failed(engine, error)
             raise
         self.done += len(arm.bursts)
         return result

@@ -83,6 +83,12 @@ def test_how_many(asked: int | None, kind: str, found: int) -> None:
     assert how_many(asked, HOST, kind) == found
 
 
+def test_more_gpus_take_more_at_once() -> None:
+    many = replace(HOST, gpus=(GPU,) * 4, physical_cores=192)
+    assert how_many(None, many, "cuda") == 32
+    assert how_many(None, replace(many, physical_cores=64), "cuda") == 16
+
+
 def test_a_small_host_runs_one_at_a_time() -> None:
     assert how_many(None, replace(HOST, physical_cores=2), "cuda") == 1
 
