@@ -30,6 +30,8 @@ from junitparser import JUnitXml
 from benchmarks.certify import vllm_tests
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
+from benchmarks.certify.workload import LOAD, PROFILE, with_load
+from bi_harness.spec.load import default_paths
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
 RUN_TESTS = "import vllm.config, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -201,7 +203,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--model", default="qwen3-1.7b", help="id of models.yaml")
     parser.add_argument("--backend", action="append", default=[], help="attention backend; may be repeated")
-    parser.add_argument("--profile", default="nightly")
+    parser.add_argument(
+        "--profile", help="of our side; by default a load no smaller than vLLM's, see workload.py"
+    )
     parser.add_argument("--mode", default="compile", help="of our side; vLLM's tests are compiled")
     parser.add_argument("--jobs", default="auto")
     parser.add_argument("--engine-python", default=sys.executable)
@@ -235,17 +239,28 @@ def main() -> None:
             found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout)
         if arguments.only != "vllm":
             chosen = checks_for(tuple(c.test for c in COUNTERPARTS))
+            load = ["--profile", arguments.profile or PROFILE]
+            if arguments.profile is None:
+                load += ["--suites-dir", str(with_load(default_paths().suites, work / "suites"))]
             flags = [
                 *("--device", arguments.device, "--model", arguments.model, "--mode", arguments.mode),
-                *("--suite", "batch_invariance", "--profile", arguments.profile, "--jobs", arguments.jobs),
-                *("-k", " or ".join(chosen)),
+                *("--suite", "batch_invariance", "--jobs", arguments.jobs, "--preload", *load),
+                *("--weights", "synthetic", "-k", f"tp1 and ({' or '.join(chosen)})"),
                 *(part for backend in backends for part in ("--backend", backend)),
                 *arguments.rest,
             ]
             found["bi-harness"] = ours(flags, python, work, arguments.timeout)
     if arguments.out is not None:
         arguments.out.write_text(
-            json.dumps({"vllm_release": release, **{k: asdict(v) for k, v in found.items()}}, indent=2)
+            json.dumps(
+                {
+                    "vllm_release": release,
+                    "backends": backends,
+                    "load": arguments.profile or LOAD,
+                    **{k: asdict(v) for k, v in found.items()},
+                },
+                indent=2,
+            )
             + "\n",
             encoding="utf-8",
         )

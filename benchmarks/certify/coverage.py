@@ -23,15 +23,15 @@ class Counterpart:
 COUNTERPARTS = (
     Counterpart(
         "test_v1_generation_is_deterministic_across_batch_sizes_with_needle",
-        ("needle",),
+        ("needle", "bs1_vs_bsN"),
         "vLLM: the text of one request of 4 words, 5 batches of 64 to 128, 128 tokens. Here: tokens and all "
-        "logprobs of several requests.",
+        "logprobs of 8 requests among 25 fillers, and of 128 in one batch; 32 tokens each.",
     ),
     Counterpart(
         "test_logprobs_bitwise_batch_invariance_bs1_vs_bsN",
         ("bs1_vs_bsN",),
         "vLLM: 32 prompts, 16 tokens, the sampled token's logprob, one batch of 32; twice, with block sizes "
-        "that FlexAttention alone reads. Here: every batch size of the profile, top 5.",
+        "that FlexAttention alone reads. Here: 128 prompts, 32 tokens, top 5, batches of 32 and 128.",
     ),
     Counterpart(
         "test_simple_generation",
