@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["vllm", "bi-harness"], help="one side, which gives no ratio")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each side")
     parser.add_argument("--out", type=Path, help="JSON with the raw figures")
+    parser.add_argument("--work", type=Path, help="keep both sides' logs and reports in this new folder")
     parser.add_argument("rest", nargs="*", help="more flags for `bi-harness run`, after --")
     arguments = parser.parse_args()
     backends = arguments.backend or ["FLASH_ATTN"]
@@ -222,8 +223,13 @@ def main() -> None:
         [python, "-c", "import vllm.version as v; print(v.__version__)"], text=True
     )
     release = release.split()[-1].partition("+")[0]
-    with tempfile.TemporaryDirectory(prefix="bi-harness-bench-") as folder:
-        work = Path(folder)
+    with ExitStack() as stack:
+        if arguments.work is not None:
+            arguments.work.mkdir(parents=True)
+        work = arguments.work or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bi-harness-bench-"))
+        )
+        work = work.absolute()
         found: dict[str, Side] = {}
         if arguments.only != "bi-harness":
             tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
