@@ -53,6 +53,8 @@ MOST_BYTES = 1 << 28
 """Of one tensor of a batch, on a CPU."""
 GPU_PART = 40
 """One tensor of a batch may have one part in so many of a GPU's memory."""
+SPARE_BYTES = 1 << 30
+"""So much unused memory of a GPU may be kept from one operator to the next."""
 MESSAGE_LIMIT = 2000
 
 
@@ -148,6 +150,7 @@ class Probe:
             most_bytes=self._most_bytes,
         )
         try:
+            _give_back(self.device)
             with _current(self._vllm_config), _inference():
                 made = wanted.make(setting)
                 record |= self._run(wanted, made, setting, effort, planted_too=planted_too, only=only)
@@ -201,6 +204,16 @@ def told(found: Measured) -> dict[str, Any]:
         "sizes": [[size.rows, size.compared, size.differing] for size in found.sizes],
         "ranges": [list(part) for part in ranges([(s.rows, not s.differing) for s in found.sizes])],
     }
+
+
+def _give_back(device: str) -> None:
+    """Memory that torch keeps of the operators before, to the processes beside this one."""
+    if device == "cpu":
+        return
+    import torch
+
+    if torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE_BYTES:
+        torch.cuda.empty_cache()
 
 
 def _most_bytes(device: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bi_harness.engine.ops import sampling, softmax  # noqa: E402
-from bi_harness.engine.ops.base import Setting  # noqa: E402
+from bi_harness.engine.ops.base import Setting, second_runner  # noqa: E402
 from bi_harness.engine.ops.gemm import _Batched, _Product, weights  # noqa: E402
 
 DIMS = {"hidden": 96, "intermediate": 160, "vocab": 500, "eps": 1e-6}
@@ -105,3 +107,49 @@ def test_a_drawn_token_must_be_one_that_is_left() -> None:
     assert made.error(rows, (worst,)) > 1
     beside = made.rows(10, "zeros", torch.Generator().manual_seed(1))
     assert (beside[3] < 0).sum() == 5  # every second neighbour has no seed
+
+
+def with_runner(second: bool, device: str = "cuda") -> Setting:
+    return replace(setting("float32"), device=device, vllm_config=SimpleNamespace(use_v2_model_runner=second))
+
+
+def test_the_second_runner_is_a_gpus_and_the_configuration_says_so() -> None:
+    assert second_runner(with_runner(True))
+    assert not second_runner(with_runner(False))
+    assert not second_runner(with_runner(True, "cpu"))
+    assert not second_runner(replace(setting(), device="cuda"))  # no configuration, or an older one
+
+
+def test_logprobs_of_some_tokens_are_right_and_constants_are_not() -> None:
+    made = softmax.TokenLogprobs(
+        setting("float32"), "x", lambda x, ids: x.float().log_softmax(dim=-1).gather(1, ids), torch.bfloat16
+    )
+    rows = made.subjects(6, torch.Generator().manual_seed(1))
+    assert rows[0].dtype == torch.bfloat16
+    (out,) = made.call(rows)
+    assert out.shape == (6, softmax.TOKENS)
+    assert made.error(rows, (out,)) <= 1
+    assert made.error(rows, (torch.zeros_like(out),)) > 1
+    assert made.error(rows, (out * 1.001,)) > 1
+
+
+def test_the_second_runner_draws_with_a_seed_and_a_position_of_each_row() -> None:
+    asked: dict[str, Any] = {}
+
+    def draw(logits: Any, which: Any, temperature: Any, seeds: Any, positions: Any, **others: Any) -> Any:
+        asked.update(others)
+        assert which.dtype == torch.int32
+        assert which.tolist() == list(range(len(logits)))
+        assert temperature.eq(1).all()
+        assert positions.min() >= 0
+        return logits.argmax(dim=1) + 0 * seeds
+
+    made = sampling._Gumbel.__new__(sampling._Gumbel)
+    made._setting, made._vocab, made._draw = setting("float32"), DIMS["vocab"], draw
+    made._apply = lambda logits, k, p: filtered((logits, k, p))
+    rows = made.subjects(12, torch.Generator().manual_seed(1))
+    (tokens,) = made.call(rows)
+    assert asked == {"apply_temperature": False}
+    assert made.error(rows, (tokens,)) <= 1
+    beside = made.rows(4, "random", torch.Generator().manual_seed(1))
+    assert (made.call(beside)[0] < 0).view(-1).tolist() == [seed < 0 for seed in beside[3].tolist()]

@@ -126,6 +126,21 @@ def test_a_nan_that_comes_and_goes_differs_and_one_with_equal_bits_does_not() ->
     assert of(Doubled(spoiled)).differing > 0
 
 
+def test_results_in_fp8_are_compared_by_their_bits() -> None:
+    def quantized(out: Any, x: Any) -> Any:
+        return out.to(torch.float8_e4m3fn)
+
+    made = Doubled(quantized)
+    made.error = lambda rows, results: 0.0  # type: ignore[method-assign]
+    assert of(made).differing == 0
+    made = Doubled(lambda out, x: quantized(out * (2 if len(out) >= 256 else 1), x))
+    made.error = lambda rows, results: 0.0  # type: ignore[method-assign]
+    found = of(made)
+    assert found.first is not None
+    assert found.first.rows == 256
+    assert found.max_ulp > 0
+
+
 def test_minus_zero_is_another_value() -> None:
     found = of(Doubled(lambda out, x: torch.zeros_like(out) * (-1.0 if len(out) > 4 else 1.0)))
     assert found.first is not None

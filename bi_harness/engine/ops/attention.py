@@ -25,6 +25,8 @@ NEIGHBOURS = {"random": 48, "zeros": 6, "large": 6}
 """How many different requests stand beside the subjects; larger batches have them several times."""
 LONG_QUERY = 200
 """Query rows of every eighth neighbour in a prefill: a prompt longer than any subject's."""
+COMPILES = 128
+"""Times that a function may be compiled anew."""
 
 _layers = itertools.count()
 
@@ -62,6 +64,7 @@ class _Attention:
                 )
         finally:
             torch.set_default_dtype(usual)
+        _allow_compiles()
         if hasattr(self._layer, "process_weights_after_loading"):
             self._layer.process_weights_after_loading(self._dtype)
         self._backend: Any = getattr(self._layer, "attn_backend", None)
@@ -219,6 +222,14 @@ class _Attention:
         query, key, value = (part[tokens].reshape(total, -1) for part in (pool.query, pool.key, pool.value))
         with set_forward_context({self._name: metadata}, self._setting.vllm_config, **context):
             return self._layer(query, key, value)
+
+
+def _allow_compiles() -> None:
+    """FlexAttention is compiled anew for some shapes, and fails past vLLM's limit of 16. Here are more of
+    them than in an engine; what is compiled is the same."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(COMPILES, torch._dynamo.config.recompile_limit)
 
 
 class _Pool:

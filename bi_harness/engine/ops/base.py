@@ -118,6 +118,14 @@ class Op:
         )
 
 
+def second_runner(setting: Setting) -> bool:
+    """Whether engines of this configuration have vLLM's second model runner: its sampler is another one.
+
+    It is a GPU's, and there the default of dense models from 0.25 on, unless the environment says otherwise.
+    """
+    return setting.device == "cuda" and bool(getattr(setting.vllm_config, "use_v2_model_runner", False))
+
+
 BOTH = frozenset({"cpu", "cuda"})
 CUDA = frozenset({"cuda"})
 CPU = frozenset({"cpu"})

@@ -87,7 +87,7 @@ def measure(made: Made, batches: Sequence[Batch], *, subjects: int, device: str,
     generator = torch.Generator(device).manual_seed(seed)
     rows = made.subjects(subjects, generator)
     alone = [made.call(_take(rows, slice(i, i + 1))) for i in range(subjects)]
-    reference = tuple(torch.cat([one[i] for one in alone]) for i in range(len(alone[0])))
+    reference = tuple(_cat([one[i] for one in alone]) for i in range(len(alone[0])))
     del alone
     checked = min(CHECKED, subjects)
     error = made.error(_take(rows, slice(0, checked)), _take(reference, slice(0, checked)))
@@ -98,25 +98,24 @@ def measure(made: Made, batches: Sequence[Batch], *, subjects: int, device: str,
     places: list[Any] = []
     ulps: list[Any] = []
     values = torch.zeros((), dtype=torch.int64, device=device)
-    for batch in batches:
-        results = made.call(pools.batch(batch, rows, device))
-        at = torch.tensor(batch.places, device=device)
-        which = torch.tensor(batch.subjects, device=device)
+    indices = _indices(batches, device)
+    for batch, (at, which) in zip(batches, indices, strict=True):
+        results = made.call(pools.batch(batch, rows, at, which))
         differs = torch.zeros(len(batch.places), dtype=torch.bool, device=device)
         ulp = torch.zeros((), dtype=torch.int64, device=device)
         for part, known, right in zip(results, reference, wanted_bits, strict=True):
-            found, wanted = part[at], right[which]
-            other = (bits(found) != wanted).flatten(1)
+            found = bits(part)[at]
+            other = (found != right[which]).flatten(1)
             values += other.sum()
             unequal = other.any(dim=1)
             differs |= unequal
             if device != "cpu" or bool(unequal.any()):
-                ulp = torch.maximum(ulp, _distance(found, known[which]))
+                ulp = torch.maximum(ulp, _distance(found.view(part.dtype), right[which].view(known.dtype)))
         compared[batch.rows] = compared.get(batch.rows, 0) + len(batch.places)
         counts.append(differs.sum())
         places.append(torch.where(differs.any(), differs.int().argmax(), -1))
         ulps.append(ulp)
-    repeated, unequal_rows = _repeat(made, batches, rows, pools, device)
+    repeated, unequal_rows = _repeat(made, batches, indices, rows, pools)
     told = torch.stack([torch.stack(counts), torch.stack(places), torch.stack(ulps)]).cpu().tolist()
     differing: dict[int, int] = {}
     first: First | None = None
@@ -143,18 +142,14 @@ class _Pools:
         self._made, self._most, self._generator = made, most, generator
         self._pools: dict[Kind, tuple[Any, ...]] = {}
 
-    def batch(self, batch: Batch, rows: tuple[Any, ...], device: str) -> tuple[Any, ...]:
-        """The rows of a batch: neighbours with the subjects at their places."""
-        import torch
-
-        which = torch.tensor(batch.subjects, device=device)
+    def batch(self, batch: Batch, rows: tuple[Any, ...], at: Any, which: Any) -> tuple[Any, ...]:
+        """The rows of a batch: neighbours with the subjects ``which`` at the places ``at``."""
         if batch.filler == "subjects":
             return tuple(part[which] for part in rows)
         if batch.filler not in self._pools:
             # Zero and large neighbours stand in for any size alone: one pool at a time is held.
             self._pools = {k: v for k, v in self._pools.items() if k == "random"}
             self._pools[batch.filler] = self._made.rows(self._most, batch.filler, self._generator)
-        at = torch.tensor(batch.places, device=device)
         made = []
         for pool, own in zip(self._pools[batch.filler], rows, strict=True):
             part = pool[: batch.rows].clone()
@@ -163,12 +158,27 @@ class _Pools:
         return tuple(made)
 
 
+def _indices(batches: Sequence[Batch], device: str) -> list[tuple[Any, Any]]:
+    """Places and subjects of each batch, brought to the device at once: it waits for each copy."""
+    import torch
+
+    flat = torch.tensor([n for b in batches for n in (*b.places, *b.subjects)]).to(device)
+    parts = flat.split([len(part) for b in batches for part in (b.places, b.subjects)])
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
 def _repeat(
-    made: Made, batches: Sequence[Batch], rows: tuple[Any, ...], pools: _Pools, device: str
+    made: Made,
+    batches: Sequence[Batch],
+    indices: Sequence[tuple[Any, Any]],
+    rows: tuple[Any, ...],
+    pools: _Pools,
 ) -> tuple[int, Any]:
     """The largest batch of random neighbours twice: every row is compared, not the subjects' alone."""
-    batch = max((b for b in batches if b.filler in ("random", "subjects")), key=lambda b: b.rows)
-    once, again = (made.call(pools.batch(batch, rows, device)) for _ in range(2))
+    plain = [i for i, batch in enumerate(batches) if batch.filler in ("random", "subjects")]
+    largest = max(plain, key=lambda i: batches[i].rows)
+    batch = batches[largest]
+    once, again = (made.call(pools.batch(batch, rows, *indices[largest])) for _ in range(2))
     differs = sum((bits(a) != bits(b)).flatten(1).any(dim=1).int() for a, b in zip(once, again, strict=True))
     return batch.rows, (differs > 0).sum()
 
@@ -176,6 +186,13 @@ def _repeat(
 def _take(parts: tuple[Any, ...], which: slice) -> tuple[Any, ...]:
     # Copies: an operator may change its input.
     return tuple(part[which].clone() for part in parts)
+
+
+def _cat(parts: Sequence[Any]) -> Any:
+    # As whole numbers: not every operator of torch takes FP8.
+    import torch
+
+    return torch.cat([bits(part) for part in parts]).view(parts[0].dtype)
 
 
 def bits(values: Any) -> Any:

@@ -51,7 +51,9 @@ class _Layer(_Norm):
 
         layer, where = find("vllm.model_executor.layers.layernorm:RMSNorm")
         super().__init__(setting, where, width, groups)
-        self._layer = layer(width, eps=self.eps, dtype=getattr(torch, setting.dtype)).to(setting.device)
+        # On the device from the start, as engines make it.
+        with torch.device(setting.device):
+            self._layer = layer(width, eps=self.eps, dtype=getattr(torch, setting.dtype))
         self._layer.weight.data.copy_(self.weight)
         self.where = f"{where}.{_way(self._layer)}"
 

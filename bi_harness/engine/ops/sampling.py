@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find
+from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find, second_runner
 from bi_harness.engine.ops.gemm import values
 
 MOST_ROWS = 1024
 """Engines sample for no more requests in one step."""
 CLOSE = 1e-4
 """How far a sum of float32 probabilities may be from p."""
+
+POSITIONS = 1021
+"""Of the drawn tokens in their requests, by the seed."""
 
 
 class _Filter(Alike):
@@ -96,6 +99,31 @@ class _Sample(_Filter):
         return float((-above.gather(1, token)).clamp(min=0).max()) / CLOSE
 
 
+class _Gumbel(_Sample):
+    """The same by the second runner's sampler: noise from a request's seed and the token's position.
+
+    There a request without a seed has one that vLLM drew; here it has none, and is nobody's to compare.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        _Filter.__init__(self, setting)
+        self._draw, self.where = find("vllm.v1.worker.gpu.sample.gumbel:gumbel_sample")
+
+    def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        import torch
+
+        logits, k, p, seeds = rows
+        tokens = self._draw(
+            self._apply(logits, k, p),
+            torch.arange(len(logits), dtype=torch.int32, device=logits.device),
+            torch.ones(len(logits), device=logits.device),
+            seeds,
+            seeds % POSITIONS,
+            apply_temperature=False,
+        ).view(-1, 1)
+        return (tokens.masked_fill((seeds < 0)[:, None], -1),)
+
+
 def _left(logits: Any, k: Any, p: Any) -> tuple[Any, Any]:
     """Which tokens k leaves; and by how much of the probability each is above what p cuts off, in float64.
 
@@ -116,7 +144,7 @@ def _filter(setting: Setting) -> Made:
 
 
 def _sample(setting: Setting) -> Made:
-    return _Sample(setting)
+    return _Gumbel(setting) if second_runner(setting) else _Sample(setting)
 
 
 OPS = (
