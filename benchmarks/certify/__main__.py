@@ -31,6 +31,7 @@ from benchmarks.certify import vllm_tests
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
 from benchmarks.certify.workload import LOAD, PROFILE, with_load
+from bi_harness.device.detect import detect
 from bi_harness.spec.load import default_paths
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
@@ -87,7 +88,8 @@ class Busy:
             import pynvml
 
             pynvml.nvmlInit()
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            # Those that CUDA_VISIBLE_DEVICES leaves: others of the host may be busy with something else.
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in detect().gpus]
         except Exception:  # Not a verdict: a figure that is left out.
             return
         while not self._done.wait(0.5):

@@ -13,6 +13,7 @@ _PASSES_ON = {
     "_collections_abc",
     "collections.abc",
     "vllm.envs",
+    "torch.cuda",
     "torch._inductor.runtime.cache_dir_utils",
 }
 """Modules that read for others: who asked them is who reads."""

@@ -7,7 +7,8 @@ and ends at once where it does not come: whoever asked has noted by then which p
 connection stays, and carries the exit code in the end.
 
 Forking is only defined for a process with one thread, and CUDA does not survive it. Both is looked at before
-each fork, and what does not hold is told in place of a fork; engines then start the ordinary way.
+each fork, and what does not hold is told in place of a fork; engines then start the ordinary way. NVML does
+survive it: torch and vLLM ask it for GPUs while they are imported, and so leave the GPUs' files open.
 
 Worker side: standard library alone, and what it is told to import.
 """
@@ -15,6 +16,7 @@ Worker side: standard library alone, and what it is told to import.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -33,11 +35,13 @@ from bi_harness.engine import messages
 from bi_harness.engine.env_reads import environment_reads
 from bi_harness.engine.messages import Order
 from bi_harness.engine.orphan import PARENT_POLL_S
-from bi_harness.engine.preload_list import HARMLESS, MODULES, late
+from bi_harness.engine.preload_list import HARMLESS, MODULES, ONE_KIND, late
 
 GO_S = 60.0
 _SETTLE_S = 2.0
-_GPU = "/dev/nvidia"
+_CUDA = "libcuda.so.1"
+_NOT_INITIALIZED = 3
+"""CUDA_ERROR_NOT_INITIALIZED"""
 
 
 Job = Callable[[Order], int]
@@ -120,7 +124,8 @@ def _import(modules: Sequence[str], parent: int) -> set[str]:
     finally:
         done.set()
         watcher.join()
-    early = sorted((name, module) for name, module in reads if late(name) and (name, module) not in HARMLESS)
+    harmless = HARMLESS | ONE_KIND if _gpus_of_one_kind() else HARMLESS
+    early = sorted((name, module) for name, module in reads if late(name) and (name, module) not in harmless)
     sys.stderr.writelines(f"{name} was read by {module}\n" for name, module in early)
     return {name for name, _ in early}
 
@@ -130,6 +135,26 @@ def _there(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # nor is its package
         return False
+
+
+def _gpus_of_one_kind() -> bool:
+    """Whether all GPUs of this host have the same name and compute capability, as vLLM's NVML tells."""
+    nvml: Any = sys.modules.get("vllm.third_party.pynvml")
+    if nvml is None:
+        return False
+    try:
+        nvml.nvmlInit()
+        try:
+            gpus = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            kinds = {
+                (nvml.nvmlDeviceGetName(gpu), tuple(nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
+                for gpu in gpus
+            }
+        finally:
+            nvml.nvmlShutdown()
+    except Exception:  # no driver, or one that does not tell
+        return False
+    return len(kinds) == 1
 
 
 def _settle() -> None:
@@ -162,8 +187,8 @@ def check() -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise Unfit("the imports initialised CUDA")
-    if held := _gpu_files():
-        raise Unfit(f"the imports opened {', '.join(held)}")
+    if _driver_is_up():
+        raise Unfit("the imports initialised CUDA's driver")
     tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
     if tracker is not None and getattr(tracker._resource_tracker, "_fd", None) is not None:
         raise Unfit("the imports started Python's resource tracker")
@@ -175,14 +200,14 @@ def check() -> None:
         raise Unfit("the imports made vLLM keep its variables")
 
 
-def _gpu_files() -> list[str]:
-    found = set()
-    for fd in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):
-            found.add(str(fd.readlink()))
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    found |= {line.split(maxsplit=5)[5] for line in maps.splitlines() if "/dev/" in line}
-    return sorted(path for path in found if path.startswith(_GPU))
+def _driver_is_up() -> bool:
+    """Whether CUDA's driver is initialised in this process: where it is loaded at all, it says so itself."""
+    try:
+        driver = ctypes.CDLL(_CUDA, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return bool(driver.cuDeviceGetCount(ctypes.byref(count)) != _NOT_INITIALIZED)
 
 
 class _Server:

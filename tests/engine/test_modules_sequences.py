@@ -114,6 +114,34 @@ def test_each_row_of_a_step_is_told_in_the_runners_own_order() -> None:
     assert len(runner.ran) == 3
 
 
+class SecondRunner:
+    """As vLLM's second model runner: its batch is made for each step, and handed on."""
+
+    def __init__(self) -> None:
+        self.ran: list[Any] = []
+
+    def prepare_inputs(self, output: Any, described: Any) -> Any:
+        tokens = output.num_scheduled_tokens
+        return SimpleNamespace(req_ids=sorted(tokens, key=lambda name: tokens[name]), described=described)
+
+    def execute_model(self, output: Any) -> str:
+        self.ran.append(self.prepare_inputs(output, "any"))
+        return "done"
+
+
+def test_a_runner_that_makes_a_batch_for_each_step_tells_its_order_too() -> None:
+    runner = SecondRunner()
+    steps = Steps(runner)
+    runner.execute_model(output({"a": 2, "b": 1}, {"a": 0, "b": 0}, {}))
+    a, b = digest_of_prompt([ord("a")]), digest_of_prompt([ord("b")])
+    assert steps.places() == [(b, 0), (a, 0), (a, 1)]
+    runner.execute_model(output({"a": 1, "b": 3}, {}, {"a": 2, "b": 1}))
+    assert steps.places() == [(a, 2), (b, 1), (b, 2), (b, 3)]
+    assert [made.described for made in runner.ran] == ["any", "any"]
+    steps.close()
+    assert vars(runner) == {"ran": runner.ran}
+
+
 def test_a_runner_with_other_requests_than_were_scheduled_is_refused() -> None:
     runner = Runner()
     steps = Steps(runner)

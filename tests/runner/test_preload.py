@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -257,11 +259,74 @@ def test_what_forbids_a_fork_is_told(
         forkserver.check()
 
 
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Loads what stands for CUDA's driver, with its answer to how many GPUs there are."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+
+    def load(answer: int) -> None:
+        source, built = tmp_path / "driver.c", tmp_path / f"driver-{answer}.so"
+        source.write_text(f"int cuDeviceGetCount(int *count) {{ return {answer}; }}")
+        soname = f"libbih{uuid.uuid4().hex}.so.1"
+        monkeypatch.setattr(forkserver, "_CUDA", soname)
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", f"-Wl,-soname,{soname}", "-o", built, source], check=True
+        )
+        ctypes.CDLL(str(built))
+
+    monkeypatch.setattr(forkserver, "_CUDA", "libbih-of-nobody.so.1")
+    return load
+
+
 @pytest.mark.usefixtures("fit")
-def test_an_open_gpu_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forkserver, "_GPU", "/dev/null")
-    with open("/dev/null", "rb"), pytest.raises(forkserver.Unfit, match="opened /dev/null"):
-        forkserver.check()
+def test_cuda_that_was_initialised_by_whomever_forbids_a_fork(driver: Callable[[int], None]) -> None:
+    forkserver.check()  # it is not loaded
+    driver(3)  # CUDA_ERROR_NOT_INITIALIZED: loaded, as with vLLM's own operators
+    forkserver.check()
+    for answer in (0, 100):  # CUDA_SUCCESS, CUDA_ERROR_NO_DEVICE
+        driver(answer)
+        with pytest.raises(forkserver.Unfit, match="initialised CUDA's driver"):
+            forkserver.check()
+
+
+NVML = """
+import sys, types
+nvml = types.ModuleType("vllm.third_party.pynvml")
+nvml.nvmlInit = nvml.nvmlShutdown = lambda: None
+nvml.nvmlDeviceGetCount = lambda: 2
+nvml.nvmlDeviceGetHandleByIndex = lambda i: i
+nvml.nvmlDeviceGetName = lambda gpu: "a GPU"
+nvml.nvmlDeviceGetCudaComputeCapability = lambda gpu: (9, gpu * OTHER)
+sys.modules[nvml.__name__] = nvml
+"""
+
+
+@pytest.mark.parametrize(
+    ("reader", "nvml", "imports"),
+    [
+        ("vllm.triton_utils.importing", "", 1),
+        ("vllm.platforms.interface", "", 2),
+        ("vllm.platforms.interface", "OTHER = 0" + NVML, 1),
+        ("vllm.platforms.interface", "OTHER = 1" + NVML, 2),
+        ("some.other.module", "OTHER = 0" + NVML, 2),
+    ],
+)
+def test_engines_on_other_gpus_share_an_import_that_did_not_look_which_they_are(
+    preloads: Preloads, reader: str, nvml: str, imports: int
+) -> None:
+    asks = 'exec("import os; os.environ.get(\'CUDA_VISIBLE_DEVICES\')", {"__name__": NAME})\n'
+    preloads.module(
+        "gpus",
+        f"import imported\n{nvml}\n{asks.replace('NAME', repr(reader))}"
+        f"{asks.replace('NAME', repr('triton.backends.nvidia.driver'))}",
+    )
+    for gpu in ("0", "1"):
+        _, ready = preloads.ready("", "treatment", "gpus", CUDA_VISIBLE_DEVICES=gpu)
+        assert ready.preloaded
+        assert ready.effective["env"]["CUDA_VISIBLE_DEVICES"] == gpu
+    assert len(preloads.imports()) == imports
 
 
 @pytest.mark.parametrize(

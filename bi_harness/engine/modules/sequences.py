@@ -105,7 +105,8 @@ class Steps:
     """Which request and position each row of the engine's present step is of.
 
     Args:
-        runner: vLLM's model runner; its ``execute_model`` is wrapped until ``close``.
+        runner: vLLM's model runner; its ``execute_model`` is wrapped until ``close``, and so is the
+            ``prepare_inputs`` of vLLM's second one, which makes a new batch for each step.
     """
 
     def __init__(self, runner: Any) -> None:
@@ -113,6 +114,7 @@ class Steps:
         self._prompts: dict[str, bytes] = {}
         self._starts: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
+        self._made: Any = None
         original = runner.execute_model
 
         @functools.wraps(original)
@@ -121,11 +123,21 @@ class Steps:
             return original(scheduler_output, *args, **kwargs)
 
         runner.execute_model = execute_model
+        if not hasattr(runner, "input_batch") and hasattr(runner, "prepare_inputs"):
+            prepared = runner.prepare_inputs
+
+            @functools.wraps(prepared)
+            def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+                self._made = prepared(*args, **kwargs)
+                return self._made
+
+            runner.prepare_inputs = prepare_inputs
 
     def close(self) -> None:
-        """Give the runner its own method back."""
-        if "execute_model" in vars(self._runner):
-            del self._runner.execute_model
+        """Give the runner its own methods back."""
+        for name in ("execute_model", "prepare_inputs"):
+            if name in vars(self._runner):
+                delattr(self._runner, name)
 
     def _note(self, output: Any) -> None:
         self._tokens = dict(output.num_scheduled_tokens)
@@ -141,7 +153,8 @@ class Steps:
         Raises:
             LookupError: the runner does not tell in which order its requests stand.
         """
-        order = list(getattr(getattr(self._runner, "input_batch", None), "req_ids", ()))
+        batch = getattr(self._runner, "input_batch", self._made)
+        order = list(getattr(batch, "req_ids", ()))
         if set(order) != set(self._tokens):
             raise LookupError(f"{type(self._runner).__name__} does not tell the order of its batch")
         return [

@@ -78,7 +78,9 @@ def _weights(width: int, device: str) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(width)
-    weights = torch.randint(-(2**63), 2**63 - 1, (width,), generator=generator, dtype=torch.int64)
+    weights = torch.randint(
+        -(2**63), 2**63 - 1, (width,), generator=generator, dtype=torch.int64, device="cpu"
+    )
     return (weights | 1).to(device)
 
 
