@@ -43,8 +43,8 @@ LATE = (
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
 )
-"""Variables that an engine may have other than the process that it is forked from: they are read each time that
-they are needed. Whether that holds of Python code is seen while the modules are imported. C code reads
+"""Variables that an engine may have other than the process that it is forked from: they are read each time
+that they are needed. Whether that holds of Python code is seen while the modules are imported. C code reads
 CUDA_VISIBLE_DEVICES when CUDA is initialised, and VLLM_BATCH_INVARIANT when the first kernel asks."""
 
 LATE_PREFIXES = ("BI_HARNESS_", "PYTEST_")
