@@ -152,18 +152,57 @@ class Runner:
             self.model.compute_logits(hidden[:count])
 
 
+class SecondRunner:
+    """As vLLM's second model runner: its batch is made for each step, and its sampler is no module."""
+
+    def __init__(self, broken: Break = lambda name, out: out) -> None:
+        torch.manual_seed(0)
+        self.model = Model(broken)
+        self.sampler = lambda logits: logits
+
+    def get_model(self) -> Any:
+        return self.model
+
+    def prepare_inputs(self, batch: Sequence[tuple[str, Sequence[int], int]], described: Any) -> Any:
+        lengths = [len(tokens) for _, tokens, _ in batch]
+        return SimpleNamespace(
+            req_ids=[name for name, _, _ in batch],
+            num_reqs=len(batch),
+            query_start_loc_np=np.array([0, *itertools.accumulate(lengths)], np.int32),
+            num_computed_tokens_np=np.array([done for _, _, done in batch], np.int32),
+            ids=torch.tensor([t for _, tokens, _ in batch for t in tokens]),
+            places=torch.tensor([done + i for _, tokens, done in batch for i in range(len(tokens))]),
+        )
+
+    def step(self, batch: Sequence[tuple[str, Sequence[int], int]], padding: int = 0) -> None:
+        with torch.inference_mode():
+            made = self.prepare_inputs(sorted(batch, key=lambda part: len(part[1])), None)
+            hidden = self.model(input_ids=made.ids, positions=made.places)
+            self.sampler(self.model.compute_logits(hidden[made.query_start_loc_np[1:] - 1]))
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.norm", "lm_head"])
+def test_a_runner_that_makes_a_batch_for_each_step_is_watched_too(name: str) -> None:
+    equal = SecondRunner()
+    assert first_culprit(alone(equal), company(equal)).kind == "nothing"
+    assert "prepare_inputs" not in vars(equal)
+    broken = SecondRunner(broken_at(name, 2))
+    culprit = first_culprit(alone(broken), company(broken))
+    assert (culprit.kind, culprit.name) == ("module", name)
+
+
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 OTHERS = [("7-x", [2, 7, 1, 8], 0), ("9-x", [1, 6, 1, 8, 0, 3], 0)]
 
 
-def alone(runner: Runner, **order: Any) -> Seen:
+def alone(runner: Runner | SecondRunner, **order: Any) -> Seen:
     watcher = Watcher(runner, Order("5", **order))
     runner.step([("5-ab", PROMPT, 0)])
     runner.step([("5-ab", [7], 8)])
     return parse({**watcher.finish(), "tp_rank": 0})
 
 
-def company(runner: Runner, padding: int = 0, **order: Any) -> Seen:
+def company(runner: Runner | SecondRunner, padding: int = 0, **order: Any) -> Seen:
     watcher = Watcher(runner, Order("5", **order))
     runner.step([OTHERS[0], ("5-ab", PROMPT[:5], 0)], padding)
     runner.step([("5-ab", PROMPT[5:], 5), OTHERS[1], ("7-x", [3], 4)])
