@@ -20,6 +20,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import selectors
 import socket
 import sys
@@ -42,6 +43,11 @@ _SETTLE_S = 2.0
 _CUDA = "libcuda.so.1"
 _NOT_INITIALIZED = 3
 """CUDA_ERROR_NOT_INITIALIZED"""
+
+# The first waits for events of NVML, which vLLM asks for GPUs (seen on an H200, driver 580: with it in the
+# parent, and CUDA's driver not initialised, which is looked at by itself, a fork computes on the GPU). The
+# other returns unused memory of pyarrow's allocator, which pandas brings: jemalloc knows of forks.
+_HARMLESS_THREADS = re.compile(r"cuda[0-9a-f]{6,}|jemalloc_bg_thd")
 
 
 Job = Callable[[Order], int]
@@ -171,7 +177,17 @@ def _settle() -> None:
 
 
 def _threads() -> int:
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
+    """How many threads of this process a fork would miss: all but those that are known to be harmless."""
+    return sum(_HARMLESS_THREADS.fullmatch(name) is None for name in _thread_names())
+
+
+def _thread_names() -> list[str]:
+    """The kernel's names of this process's threads."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # It has ended.
+            names.append((task / "comm").read_text(encoding="utf-8", errors="replace").strip())
+    return names
 
 
 def check() -> None:
@@ -182,8 +198,7 @@ def check() -> None:
     """
     threads = _threads()
     if threads != 1:
-        named = [thread.name for thread in threading.enumerate()]
-        raise Unfit(f"the imports left {threads} threads (of Python: {', '.join(named)})")
+        raise Unfit(f"the imports left {threads} threads ({', '.join(sorted(_thread_names()))})")
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise Unfit("the imports initialised CUDA")
