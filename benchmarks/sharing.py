@@ -6,6 +6,9 @@ process that has vLLM imported. For each check the digests of every token and lo
 of the requests alone and those of the batches, also where the check fails. Ends with 0 when all are, with 1
 when not, or when something could not be compared.
 
+``--alone RUN`` and ``--shared RUN`` take a run that is there in place of either; of a shared one with more
+checks than the other, those that both have are compared. ``--only-alone`` leaves it at the first run.
+
 With ``--again`` a third run, alone as the first, tells what two starts by themselves have in common: a
 compiled engine may differ there already, where Inductor times its kernels and chooses others.
 """
@@ -26,7 +29,7 @@ import typer
 
 from bi_harness.certificate.statement import Statement
 from bi_harness.report.write import write_reports
-from bi_harness.runner.run import RunOptions, execute, prepare
+from bi_harness.runner.run import RunOptions, execute, from_journal, prepare
 from bi_harness.spec.load import default_paths, load_spec
 
 Bits = tuple[str, str]
@@ -72,6 +75,12 @@ def verdict(found: tuple[Compared, ...]) -> bool:
     return bool(found) and all(one.equal is True for one in found)
 
 
+def within(alone: Statement, shared: Statement) -> tuple[Compared, ...]:
+    """Every check of the run alone, where the shared one has more."""
+    named = _checks(alone)
+    return tuple(one for one in compared(alone, shared) if one.check in named)
+
+
 def _checks(statement: Statement) -> dict[str, Any]:
     return {f"{c.cell}::{c.check}": c for c in statement.predicate.bi_harness.checks if c.status != "skip"}
 
@@ -90,7 +99,7 @@ def _values(check: Any) -> int:
     return int(check.evidence.values) if check is not None and check.evidence is not None else 0
 
 
-def run(options: RunOptions) -> tuple[Statement, float]:
+def run(options: RunOptions) -> tuple[Statement, float | None]:
     """One run: its certificate, and its wall seconds."""
     paths = default_paths()
     prepared = prepare(options, load_spec(paths.models, paths.hardware, paths.suites))
@@ -124,7 +133,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=8, help="units at once in the shared run")
     parser.add_argument("--engine-python")
     parser.add_argument("--again", action="store_true")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only-alone", action="store_true")
+    parser.add_argument("--alone", type=Path, help="folder of a run")
+    parser.add_argument("--shared", type=Path, help="folder of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and sharing.json")
     given = parser.parse_args()
     if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
         parser.error("CUDA_VISIBLE_DEVICES names several GPUs: what is measured is the sharing of one")
@@ -140,15 +152,24 @@ def main() -> int:
         "layers": given.layers,
         "engine_python": given.engine_python,
     }
-    alone, alone_s = run(RunOptions(**base, out=given.out / "alone", control=False))
-    shared, shared_s = run(RunOptions(**base, out=given.out / "shared", jobs=given.jobs, preload=True))
-    found = compared(alone, shared)
+    if given.alone is not None:
+        alone, alone_s = from_journal(given.alone), None
+    else:
+        alone, alone_s = run(RunOptions(**base, out=given.out / "alone", control=False))
+    if given.only_alone:
+        return 0
+    if given.shared is not None:
+        shared, shared_s = from_journal(given.shared), None
+    else:
+        shared, shared_s = run(RunOptions(**base, out=given.out / "shared", jobs=given.jobs, preload=True))
+    found = within(alone, shared)
     figures: dict[str, Any] = {
+        "alone": alone.predicate.bi_harness.run_id,
+        "shared": shared.predicate.bi_harness.run_id,
         "alone_s": alone_s,
         "shared_s": shared_s,
-        "engines_at_once": min(given.jobs, len({c.check.partition("::")[0] for c in found})) * 2,
         "preloaded": sum(bool(arm.preloaded) for arm in shared.predicate.bi_harness.effective),
-        "shared": [asdict(one) for one in found],
+        "checks": [asdict(one) for one in found],
     }
     _table("alone / shared", found)
     if given.again:
@@ -156,11 +177,10 @@ def main() -> int:
         twice = compared(alone, again)
         figures["again"] = [asdict(one) for one in twice]
         _table("alone / alone again", twice)
+    given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "sharing.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     equal = sum(one.equal is True for one in found)
-    typer.echo(
-        f"{equal} of {len(found)} checks have the same bits; alone {alone_s:.0f} s, shared {shared_s:.0f} s"
-    )
+    typer.echo(f"{equal} of {len(found)} checks have the same bits")
     return 0 if verdict(found) else 1
 
 

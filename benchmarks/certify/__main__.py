@@ -209,6 +209,7 @@ def main() -> None:
         "--profile", help="of our side; by default a load no smaller than vLLM's, see workload.py"
     )
     parser.add_argument("--mode", default="compile", help="of our side; vLLM's tests are compiled")
+    parser.add_argument("--layers", type=int, help="of the checkpoint that both sides run; all by default")
     parser.add_argument("--jobs", default="auto")
     parser.add_argument("--engine-python", default=sys.executable)
     parser.add_argument("--tests", type=Path, help="folder with vLLM's tests, where there is no network")
@@ -233,13 +234,14 @@ def main() -> None:
         )
         work = work.absolute()
         found: dict[str, Side] = {}
+        layers = ["--layers", str(arguments.layers)] if arguments.layers is not None else []
         if arguments.only != "bi-harness":
             tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
             checkpoint = work / "checkpoint"
             subprocess.run(
                 [
                     *(sys.executable, "-m", "bi_harness.cli", "model", "make", arguments.model),
-                    *("--out", str(checkpoint), "--engine-python", python),
+                    *("--out", str(checkpoint), "--engine-python", python, *layers),
                 ],
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -252,7 +254,7 @@ def main() -> None:
                 load += ["--suites-dir", str(with_load(default_paths().suites, work / "suites"))]
             flags = [
                 *("--device", arguments.device, "--model", arguments.model, "--mode", arguments.mode),
-                *("--suite", "batch_invariance", "--jobs", arguments.jobs, "--preload", *load),
+                *("--suite", "batch_invariance", "--jobs", arguments.jobs, "--preload", *load, *layers),
                 *("--weights", "synthetic", "-k", f"tp1 and ({' or '.join(chosen)})"),
                 *(part for backend in backends for part in ("--backend", backend)),
                 *arguments.rest,
@@ -264,6 +266,7 @@ def main() -> None:
                 {
                     "vllm_release": release,
                     "backends": backends,
+                    "layers": arguments.layers,
                     "load": arguments.profile or LOAD,
                     **{k: asdict(v) for k, v in found.items()},
                 },
