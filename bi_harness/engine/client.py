@@ -160,8 +160,13 @@ class EngineClient:
         for fd in ends:
             os.close(fd)
 
-    def _await_process(self, timeout_s: float) -> None:
-        """Have the process that was asked for, or start one."""
+    def begin(self, timeout_s: float) -> None:
+        """Have the process that ``spawn`` asked for, or start one: without it a fork waits, and after a minute
+        ends. Nothing to do where ``spawn`` started it.
+
+        Raises:
+            EngineTimeout: nobody answered.
+        """
         asked, self._asked = self._asked, None
         if asked is None:
             return
@@ -185,7 +190,7 @@ class EngineClient:
             EngineTimeout: when it takes longer; it is killed.
         """
         deadline = time.monotonic() + timeout_s
-        self._await_process(timeout_s)
+        self.begin(timeout_s)
         try:
             message = self._read(
                 deadline,

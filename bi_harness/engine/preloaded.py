@@ -107,7 +107,10 @@ class Asked:
                 return self._without("an answer that makes no sense")
             # Noted before it runs: where this process is killed after this line, the runner finds the note;
             # before it, the connection breaks and the fork ends by itself.
-            _note(self._folder, pid)
+            try:
+                _note(self._folder, pid)
+            except FileNotFoundError:
+                return self._without("the fork waited for too long, and ended")
             messages.send(self._connection, {"go": True})
             forked = Forked(pid, files.pop(), self._connection)
         except TimeoutError:

@@ -100,7 +100,20 @@ class Engines:
             for name in ARMS:
                 if (key, name) not in self._failures:
                     self._spawn(cell, name, check)
+            self._begin(cell)
+            if error := self._failures.get((key, arm)):
+                raise error
         return self._ready(cell, arm, slot, key.check)
+
+    def _begin(self, cell: Cell) -> None:
+        """See every engine that is up begin before one is waited for: where they are forked, both come from a
+        process that may yet have to import vLLM."""
+        for arm, slot in list(self._slots.items()):
+            if slot.ready is None and isinstance(slot.client, EngineClient):
+                try:
+                    slot.client.begin(self._suite(cell).timeouts.start_s)
+                except EngineError as error:
+                    self._fail(arm, slot, error)
 
     def restart(self, cell: Cell, arm: ArmName) -> Client:
         """End the engine that the checks share, and start the same in a new process.

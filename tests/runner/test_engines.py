@@ -14,7 +14,7 @@ from bi_harness.certificate.events import EngineReady
 from bi_harness.engine.client import Ready
 from bi_harness.engine.config import ArmName, EngineConfig
 from bi_harness.engine.preloaded import Preload
-from bi_harness.errors import EngineDied, EngineError, EngineStartError
+from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner import engines as module
 from bi_harness.runner.context import Context, SelectedCell
@@ -41,6 +41,9 @@ class World:
     done: list[str] = field(default_factory=list)
     clients: list[Fake] = field(default_factory=list)
     broken: dict[str, EngineError] = field(default_factory=dict)
+    absent: dict[str, EngineError] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    together: bool = False
     events: list[EngineReady] = field(default_factory=list)
 
     def take(self) -> list[str]:
@@ -74,8 +77,17 @@ class Fake:
         self.running = True
         self.world.done.append(f"spawn {self.name}")
 
+    def begin(self, timeout_s: float) -> None:
+        assert self.running
+        self.world.begun.append(self.name)
+        if self.name in self.world.absent:
+            raise self.world.absent[self.name]
+
     def wait_ready(self, timeout_s: float) -> Ready:
         assert self.running
+        # A fork that nobody answers waits, and the other arm's start goes by meanwhile.
+        asked = [client.name for client in self.world.clients if client.running]
+        assert not self.world.together or set(asked) <= set(self.world.begun), "one has not begun"
         self.world.done.append(f"wait {self.name} {timeout_s:.0f}")
         if self.name in self.world.broken:
             raise self.world.broken[self.name]
@@ -168,6 +180,26 @@ def test_both_arms_start_together(engines: Engines, world: World) -> None:
     assert (engines.get(CPU, "treatment"), engines.get(CPU, "control")) == (treatment, control)
     assert world.take() == [], "ready once, waited for once"
     assert [event.arm.arm for event in world.events] == ["treatment", "control"]
+
+
+def test_both_arms_begin_before_one_is_waited_for(engines: Engines, world: World) -> None:
+    world.together = True
+    engines.get(CPU, "treatment")
+    engines.get(CPU, "control")
+    assert world.begun[:2] == ["treatment", "control"]
+
+
+@pytest.mark.parametrize("arm", ["treatment", "control"])
+def test_an_arm_for_which_no_process_comes_fails_alone(engines: Engines, world: World, arm: Any) -> None:
+    world.absent[arm] = EngineTimeout("was not there")
+    other: Any = "control" if arm == "treatment" else "treatment"
+    if arm == "treatment":
+        with pytest.raises(EngineTimeout):
+            engines.get(CPU, arm)
+    assert engines.get(CPU, other).config.arm == other
+    with pytest.raises(EngineTimeout, match="was not there"):
+        engines.get(CPU, arm)
+    assert world.up == {other}
 
 
 def test_the_control_may_be_asked_for_first(engines: Engines, world: World) -> None:

@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -109,6 +110,17 @@ def preloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Preloa
         for client in made.made:
             client.kill()
     until(lambda: not leftovers(made.run), 5)
+
+
+def test_two_begin_before_one_is_waited_for(preloads: Preloads) -> None:
+    """A fork ends where nobody says go: the second arm's must not wait for the first one's start."""
+    clients = [preloads.client("", arm) for arm in ("treatment", "control")]
+    for client in clients:
+        client.spawn()
+    for client in clients:
+        client.begin(30)
+    assert all(client.pid for client in clients)
+    assert all(client.wait_ready(30).preloaded for client in clients)
 
 
 def zombies() -> list[psutil.Process]:
@@ -230,6 +242,30 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forkserver, "_threads", lambda: 1)
     for name in ("torch", "vllm.plugins", "vllm.envs", "multiprocessing.resource_tracker"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("cuda00001800007", False), ("jemalloc_bg_thd", False), ("cuda-EvtHandlr", True), ("python", True)],
+)
+def test_threads_that_a_fork_may_lack(name: str, counts: bool) -> None:
+    before = forkserver._threads()
+    done = threading.Event()
+
+    def body() -> None:
+        (Path("/proc/self/task") / str(threading.get_native_id()) / "comm").write_text(name)
+        named.set()
+        done.wait(30)
+
+    named = threading.Event()
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        assert named.wait(10)
+        assert forkserver._threads() - before == counts
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.mark.usefixtures("fit")
