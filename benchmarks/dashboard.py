@@ -52,7 +52,7 @@ from bi_harness.report.dashboard.rows import Row, row_of
 from bi_harness.report.dashboard.site import MARKER
 from bi_harness.runner.journal import JOURNAL, read
 
-KEPT = ROOT / "reports" / "h200"
+KEPT = ROOT / "reports" / "h200" / "0.25.1"
 PASSING, FAILING = KEPT / "20261121T090556Z-b9ea69", KEPT / "20261121T090241Z-212dcc"
 
 LIMIT_BUILD_S, LIMIT_PAINT_S = 20.0, 1.0

@@ -50,7 +50,7 @@ from bi_harness.runner.journal import JOURNAL, Journal, read
 from bi_harness.spec.load import Spec, load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = ROOT / "reports" / "h200" / "20261121T090556Z-b9ea69"
+TEMPLATE = ROOT / "reports" / "h200" / "0.25.1" / "20261121T090556Z-b9ea69"
 """A run whose unit has fourteen checks, one of which failed."""
 
 MODEL, DEVICE = "qwen3-1.7b", "h200"

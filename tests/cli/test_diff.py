@@ -18,7 +18,7 @@ from bi_harness.exits import ExitCode
 from tests.report import samples
 from tests.reports.test_kept_runs import ROOT
 
-H200 = ROOT / "reports" / "h200"
+H200 = ROOT / "reports" / "h200" / "0.25.1"
 EAGER, COMPILED = H200 / "20261121T090241Z-212dcc", H200 / "20261121T090556Z-b9ea69"
 
 
@@ -61,7 +61,7 @@ def test_each_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_series_of_all_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    kept = ROOT / "reports" / "h200"
+    kept = ROOT / "reports" / "h200" / "0.25.1"
     found = as_json(["--series", str(kept), str(EAGER)], 1, capsys)
     assert len(found["entries"]) == len([*kept.iterdir()]), "one that is given twice counts once"
     bad = {(t["check"], t["first_bad"]) for t in found["tracks"] if t["first_bad"] is not None}

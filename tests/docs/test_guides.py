@@ -57,8 +57,8 @@ def project(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "suites", tmp_path / "suites", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    for run in sorted((ROOT / "reports/h200").iterdir())[:2]:
-        shutil.copytree(run, tmp_path / "reports/h200" / run.name)
+    for run in sorted((ROOT / "reports/h200/0.25.1").iterdir())[:2]:
+        shutil.copytree(run, tmp_path / "reports/h200/0.25.1" / run.name)
     command = tmp_path / "bin/bi-harness"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bi_harness.cli "$@"\n')

@@ -20,14 +20,17 @@ KEPT = {
     "cpu/20261121T173029Z-937b9b": "CERTIFIED",
     "cpu/20261121T173347Z-364118": "CERTIFIED",
     "cpu/20261121T174134Z-321bcb": "CERTIFIED",
-    "h200/20261121T090241Z-212dcc": "NOT_CERTIFIED",
-    "h200/20261121T090556Z-b9ea69": "NOT_CERTIFIED",
-    "h200/20261121T090857Z-dcb970": "CERTIFIED",
-    "h200/20261121T183911Z-efa00d": "NOT_CERTIFIED",
-    "h200/20261121T191053Z-52f87b": "NOT_CERTIFIED",
-    "h200/20261121T191053Z-77202a": "NOT_CERTIFIED",
-    "h200/20261121T191053Z-7c32c2": "NOT_CERTIFIED",
-    "h200/20261121T191053Z-a03ef6": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T090241Z-212dcc": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T090556Z-b9ea69": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T090857Z-dcb970": "CERTIFIED",
+    "h200/0.25.1/20261121T183911Z-efa00d": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T191053Z-52f87b": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T191053Z-77202a": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T191053Z-7c32c2": "NOT_CERTIFIED",
+    "h200/0.25.1/20261121T191053Z-a03ef6": "NOT_CERTIFIED",
+    "h200/0.25.1/20261128T174741Z-b4e19e": "NOT_CERTIFIED",
+    "h200/0.25.1/20261128T174741Z-98eb09": "NOT_CERTIFIED",
+    "h200/0.26.0/20261128T175714Z-172453": "NOT_CERTIFIED",
     "h200x2/20261121T123726Z-36d0a0": "CERTIFIED",
     "h200x2/20261121T124559Z-61c2de": "NOT_CERTIFIED",
 }
@@ -39,7 +42,14 @@ def test_a_kept_run_follows_from_its_journal(run: str, verdict: str) -> None:
     statement = from_journal(folder)
     assert statement.predicate.bi_harness.verdict == verdict
     assert statement.to_json() == (folder / "certificate.json").read_text(encoding="utf-8")
-    assert render_html(statement) == (folder / "certificate.html").read_text(encoding="utf-8")
-    assert render_markdown(statement) == (folder / "certificate.md").read_text(encoding="utf-8")
-    assert render_junit(statement) == (folder / "junit.xml").read_bytes()
-    assert render_parquet(statement) == (folder / "cells.parquet").read_bytes()
+    written: dict[str, bytes] = {
+        "certificate.html": render_html(statement).encode(),
+        "certificate.md": render_markdown(statement).encode(),
+        "junit.xml": render_junit(statement),
+        "cells.parquet": render_parquet(statement),
+    }
+    # Of the largest runs git keeps what cannot be computed, and the page that can be read there.
+    there = {name: data for name, data in written.items() if (folder / name).exists()}
+    assert "certificate.md" in there
+    for name, data in there.items():
+        assert data == (folder / name).read_bytes(), name

@@ -22,8 +22,8 @@ from bi_harness.report.read import read_certificate
 from tests.reports.test_kept_runs import ROOT
 
 CPU = ROOT / "reports" / "cpu" / "20261121T110032Z-796804"
-H200 = ROOT / "reports" / "h200" / "20261121T090556Z-b9ea69"
-PART = ROOT / "reports" / "h200" / "20261121T090857Z-dcb970"
+H200 = ROOT / "reports" / "h200" / "0.25.1" / "20261121T090556Z-b9ea69"
+PART = ROOT / "reports" / "h200" / "0.25.1" / "20261121T090857Z-dcb970"
 
 look = partial(dashboard._look, keys=(), signed_only=False)
 
