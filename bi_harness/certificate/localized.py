@@ -11,7 +11,7 @@ from pydantic import Field
 
 from bi_harness.certificate.records import Count, Record
 
-Outcome = Literal["module", "elsewhere", "not_reproduced", "failed"]
+Outcome = Literal["module", "elsewhere", "compiled", "unproven", "not_reproduced", "failed"]
 State = Literal["equal", "culprit", "differs", "unseen"]
 
 MAX_MODULES = 4096
@@ -136,8 +136,9 @@ class Localization(Record):
     Attributes:
         cell, check: which.
         outcome: ``module``: the first one whose inputs are equal and whose output differs is named;
-            ``elsewhere``: the difference arises outside of modules; ``not_reproduced``: the rerun did not
-            differ; ``failed``: it could not be tried to its end.
+            ``elsewhere``: the difference arises outside of modules; ``compiled``: it differs compiled and not
+            eager; ``unproven``: an eager engine differs too, and that is not shown to be the same;
+            ``not_reproduced``: the rerun did not differ; ``failed``: it could not be tried to its end.
         module, class_name: the culprit; empty without one.
         where: one sentence.
         reason: why there is no culprit, or what else to know.
@@ -151,7 +152,7 @@ class Localization(Record):
         inputs, outputs: of the culprit.
         ran_alone, ran_batch: operators and kernels behind the culprit's call, in both arms.
         modules: of the model.
-        options: of a compiled cell that differs compiled alone.
+        options: of a compiled cell in which no module is named.
         cost: see there.
     """
 

@@ -117,6 +117,21 @@ def differing(alone: Seen, batch: Seen) -> tuple[set[str], set[str]]:
     return names(pairs.place), names(pairs.place[~pairs.made])
 
 
+def logits_equal(alone: Seen, batch: Seen, position: int) -> bool:
+    """Whether the sampler is given the same logits for what follows that position; no if it is not known."""
+    found = [rows_of(seen, (SAMPLER, 0)).get(position) for seen in (alone, batch)]
+    rows = []
+    for one in found:
+        if one is None:
+            return False
+        call, row = one
+        logits = [t for t in call.given if len(t.shape) == 2 and t.path.startswith(("0.0", "1.logits"))]
+        if len(logits) != 1:
+            return False
+        rows.append(logits[0].rows[row])
+    return np.array_equal(rows[0], rows[1])
+
+
 def rows_of(seen: Seen, place: Place) -> dict[int, tuple[Call, int]]:
     """The calls of that place by position; of a position that is there several times, the last."""
     return {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from bi_harness.compare.bits import Comparison, compare
+from bi_harness.compare.bits import compare
 from bi_harness.compare.observations import Observations
 from bi_harness.engine.arms import Generates, rows, scored
 from bi_harness.engine.client import Burst
@@ -27,18 +28,31 @@ class Watchable(Generates, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a request's answer first differs.
+
+    Attributes:
+        step: of its tokens, from 0.
+        sampled: whether it is the sampled token alone: the logprobs of the most likely ones have equal bits.
+    """
+
+    step: int
+    sampled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Watched:
     """One run of a pair with hooks.
 
     Attributes:
         alone, batch: what each rank saw.
-        differs: the first step that differs; ``None`` for none.
+        difference: ``None`` for none.
         seconds: of generating, both arms.
     """
 
     alone: tuple[Seen, ...]
     batch: tuple[Seen, ...]
-    differs: int | None
+    difference: Difference | None
     seconds: float
 
 
@@ -78,21 +92,27 @@ class Rerun:
             self._known[request] = (rows(burst.observations, [0], request.observed), burst.generate_s)
         return self._known[request][0]
 
-    def differs(self, pair: Pair) -> int | None:
-        """The first step at which the subject differs; ``None`` when it does not.
+    def difference(self, pair: Pair, *, arm_first: bool = False) -> Difference | None:
+        """Where the subject differs; ``None`` when it does not.
+
+        Args:
+            pair: to run; a subject that is scored is scored with what this engine generates.
+            arm_first: whether the request runs in company before it runs alone.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
         """
+        if arm_first:
+            found, spent = self._company(pair)
         reference = self.alone(pair.subject)
-        seconds = self._known[pair.subject][1]
-        found, spent = self._company(pair)
-        self.seconds = seconds + spent
-        return first_step(compare(reference, found))
+        if not arm_first:
+            found, spent = self._company(self._rescored(pair, reference))
+        self.seconds = self._known[pair.subject][1] + spent
+        return first_difference(reference, found)
 
-    def whole_arm(self, arm: ArmPlan, subjects: Sequence[Request]) -> tuple[int, int] | None:
-        """Of all subjects of an arm, the first that differs, and its step; ``None`` when none does, or none
-        did when the time was up: each runs alone for it.
+    def whole_arm(self, arm: ArmPlan, subjects: Sequence[Request]) -> int | None:
+        """Of all subjects of an arm, the first that differs; ``None`` when none does, or none did when the
+        time was up: each runs alone for it.
 
         Raises:
             EngineError: see ``EngineClient.generate``.
@@ -104,8 +124,8 @@ class Rerun:
             if self._late():
                 break
             found = rows(burst.observations, [row], subject.observed)
-            if (step := first_step(compare(self.alone(subject), found))) is not None:
-                return index, step
+            if first_difference(self.alone(subject), found) is not None:
+                return index
         return None
 
     def watched(self, pair: Pair, order: Mapping[str, Any], *, arm_first: bool = False) -> Watched:
@@ -139,7 +159,7 @@ class Rerun:
         return Watched(
             tuple(parse(told) for told in own),
             tuple(parse(told) for told in batch),
-            first_step(compare(reference, found)),
+            first_difference(reference, found),
             burst.generate_s + seconds,
         )
 
@@ -166,6 +186,13 @@ class Rerun:
         row = sum(r.n for r in requests[: len(requests) - len(pair.company) + pair.place]) + pair.sequence
         return rows(burst.observations, [row], pair.subject.observed), burst.generate_s
 
+    def _rescored(self, pair: Pair, alone: Observations) -> Pair:
+        among = pair.company[pair.place]
+        if not among.score:
+            return pair
+        made = tuple(int(token) for token in alone.tokens[0, : among.score])
+        return pair.with_member(replace(among, prompt=pair.subject.prompt + made))
+
     def _cold(self, request: Request) -> Request:
         # What an earlier try left in the prefix cache must not be found by a later one.
         return replace(request, cache=f"{request.cache}/{self._tries}") if request.cache else request
@@ -184,9 +211,17 @@ class Rerun:
         return engine.watch(order, timeout_s=self._timeout_s)
 
 
-def first_step(found: Comparison) -> int | None:
-    """The first step that differs; ``None`` for none."""
-    return found.first.step if found.first is not None else None
+def first_difference(reference: Observations, found: Observations) -> Difference | None:
+    """Where two answers to a request first differ; ``None`` for equal ones."""
+    first = compare(reference, found).first
+    if first is None:
+        return None
+    step = first.step
+    if step >= min(reference.lengths[0], found.lengths[0]):
+        return Difference(step)
+    a, b = ((o.ids[0, step, 1:], o.logprobs[0, step, 1:].view(np.uint32)) for o in (reference, found))
+    likely = bool((a[0] >= 0).any()) and np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+    return Difference(step, likely and bool(reference.tokens[0, step] != found.tokens[0, step]))
 
 
 class Clock:
@@ -197,7 +232,7 @@ class Clock:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._began, self._limit = time.monotonic(), seconds
+        self._began, self._limit, self._apart = time.monotonic(), seconds, 0.0
 
     @property
     def spent(self) -> float:
@@ -206,4 +241,13 @@ class Clock:
 
     def late(self) -> bool:
         """Whether the limit is reached."""
-        return self.spent >= self._limit
+        return self.spent - self._apart >= self._limit
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens meanwhile takes nothing of the limit."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._apart += time.monotonic() - began

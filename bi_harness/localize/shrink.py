@@ -66,6 +66,10 @@ class Pair:
             replace(self.company[self.place], prompt=self.company[self.place].prompt[:prompt]),
         )
 
+    def with_member(self, subject: Request) -> Pair:
+        """With this in the subject's place among the company."""
+        return self._subject(self.subject, subject)
+
     def with_steps(self, steps: int) -> Pair:
         """With at most so many tokens generated, the neighbours' included."""
         if self.company[self.place].score:
@@ -154,8 +158,9 @@ class Budget:
 def shrink(pair: Pair, differs: Callable[[Pair], int | None], step: int, budget: Budget) -> tuple[Pair, int]:
     """The smallest pair that was found to differ, and the step at which it does.
 
-    Neighbours go first (delta debugging: halves, then quarters, ...), then steps, then prompts. Whatever is
-    kept was seen to differ; within the budget the same pair always gives the same result.
+    Neighbours go first (delta debugging: halves, then quarters, ...), then steps, then prompts: halves, and
+    then the shortest in between. Whatever is kept was seen to differ; within the budget the same pair always
+    gives the same result.
 
     Args:
         pair: that differs.
@@ -183,13 +188,21 @@ def shrink(pair: Pair, differs: Callable[[Pair], int | None], step: int, budget:
     _fewer_neighbours(pair, tries, lambda: pair)
     tries(pair.with_steps(step + 1))
     longest = max((len(pair.company[i].prompt) for i in pair.neighbours), default=0)
-    while longest > 1 and tries(pair.with_prompts(longest // 2)):
-        longest //= 2
-    length = len(pair.subject.prompt)
-    while length > 1 and not pair.company[pair.place].score and tries(pair.with_subject(length // 2)):
-        length //= 2
+    _shorter(longest, lambda length: tries(pair.with_prompts(length)))
+    if not pair.company[pair.place].score:
+        _shorter(len(pair.subject.prompt), lambda length: tries(pair.with_subject(length)))
     tries(pair.with_steps(step + 1))
     return pair, step
+
+
+def _shorter(length: int, tries: Callable[[int], bool]) -> None:
+    """The shortest length that does: halves, while they do, then the edge between the last two."""
+    low = length // 2
+    while length > 1 and tries(low):
+        length, low = low, low // 2
+    while length - low > 1:
+        middle = (low + length) // 2
+        length, low = (middle, low) if tries(middle) else (length, middle)
 
 
 def _parts(count: int) -> list[int]:

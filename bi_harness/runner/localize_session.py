@@ -22,7 +22,8 @@ from bi_harness.certificate.records import Evidence, Fact
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineConfig
 from bi_harness.errors import EngineError, UsageError
-from bi_harness.localize.driver import Case, Up, localize
+from bi_harness.localize.driver import localize
+from bi_harness.localize.reproduce import Case, Up
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context
 from bi_harness.runner.engines import Client, Driven, safe_name

@@ -23,7 +23,8 @@ from bi_harness.runner.local import MARGIN_S, POLL_S, UnitTask, pytest_command, 
 from bi_harness.runner.localize_session import LocalizeTask
 
 BUDGET_S = 180.0
-"""Of a failure in a run: after this long nothing new is begun; what was begun comes to its end."""
+"""Of a failure in a run: after this long nothing new is begun; what was begun comes to its end. Starts of the
+engines that are needed in any case (see ``localize.driver``) take nothing of it."""
 
 
 class FirstFailure:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bi_harness.errors import EngineError
-from bi_harness.localize.culprit import differing, first_culprit, rows_of
+from bi_harness.localize.culprit import differing, first_culprit, logits_equal, rows_of
 from bi_harness.localize.seen import parse
-from tests.localize.made import MODULES, record, run, seen, told
+from tests.localize.made import MODULES, record, run, seen, tensor, told
 
 ALONE = [list(range(8)), [8], [9]]
 COMPANY = [list(range(3)), list(range(3, 8)), [8], [9]]
@@ -152,3 +152,16 @@ def test_rows_that_are_missing_are_an_engines_error() -> None:
     whole["records"][0]["positions"] = [0, 1, 2]
     with pytest.raises(EngineError, match="rows of 3 tokens"):
         parse(whole)
+
+
+@pytest.mark.parametrize("path", ["0.0", "1.logits"])
+def test_logits_are_those_that_the_sampler_is_given(path: str) -> None:
+    def sampled(logits: int, temperature: int) -> Any:
+        one = record("(sampler)", [9], [logits], [logits])
+        one["in"] = [tensor([logits], path), tensor([temperature], "1.temperature", shape=[1])]
+        return parse(told([one]))
+
+    assert logits_equal(sampled(5, 1), sampled(5, 2), 9)
+    assert not logits_equal(sampled(5, 1), sampled(6, 1), 9)
+    # Of another step nothing is known.
+    assert not logits_equal(sampled(5, 1), sampled(5, 1), 8)

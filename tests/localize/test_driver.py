@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,11 @@ from bi_harness.compare.observations import Observations
 from bi_harness.engine.client import Burst
 from bi_harness.engine.config import EngineConfig
 from bi_harness.errors import EngineDied
-from bi_harness.localize.driver import Case, Up, localize, summed_up
+from bi_harness.localize.driver import localize
+from bi_harness.localize.look import summed_up
 from bi_harness.localize.options import VARIANTS, eager, worth_trying
+from bi_harness.localize.reproduce import Case, Up
+from bi_harness.localize.rerun import Clock
 from bi_harness.workload.checkplan import CheckPlan, together
 from bi_harness.workload.requests import Member, Request
 from tests.localize.made import run
@@ -35,6 +39,9 @@ class Engine:
     """Counted from the prompt's end."""
     dies_after: int | None = None
     flaky_when_watched: bool = False
+    sampled: bool = False
+    """Whether it is another token in place of another logprob."""
+    first_only: bool = False
     ranks: int = 1
     bursts: list[int] = field(default_factory=list)
     orders: list[Mapping[str, Any]] = field(default_factory=list)
@@ -56,14 +63,18 @@ class Engine:
             raise EngineDied("the treatment engine died (SIGKILL): its log says nothing")
         steps = max(r.max_tokens for r in requests)
         logprobs = np.zeros((len(requests), steps, 3), np.float32)
+        tokens = np.zeros((len(requests), steps), np.int32)
         size = {m.request: len(b) for b in bursts for m in b if isinstance(m, Member)}
         for i, request in enumerate(requests):
             wrong = size[i] >= self.least and not (self.flaky_when_watched and self._order is not None)
+            wrong = wrong and not (self.first_only and len(self.bursts) > 1)
             if wrong and request.max_tokens > self.at:
-                logprobs[i, self.at, 1] = 1
+                if self.sampled:
+                    tokens[i, self.at] = 1
+                else:
+                    logprobs[i, self.at, 1] = 1
         self._company, self._prompt = max(size.values()), len(requests[0].prompt)
         lengths = np.array([r.max_tokens for r in requests], np.int32)
-        tokens = np.zeros((len(requests), steps), np.int32)
         observations = Observations(tokens, lengths, np.zeros((len(requests), steps, 3), np.int32), logprobs)
         return Burst(observations, (), 0.5)
 
@@ -138,7 +149,7 @@ def test_the_module_is_named_with_all_that_is_known_of_it() -> None:
     assert told.ran_batch == ("aten.mm(x) (x 3)", "gemm x 2")
     assert told.ran_alone == ("aten.mm(x)", "gemm x 2")
     assert (told.cost.starts, told.cost.rss_before, told.cost.rss_after) == (1, 1 << 20, 2 << 20)
-    assert told.cost.tries <= 48
+    assert told.cost.tries <= 64
 
 
 def test_the_subject_is_watched_by_its_place_in_the_burst() -> None:
@@ -178,40 +189,119 @@ def test_the_earliest_rank_is_the_one_that_is_told() -> None:
     assert localized(Engine(ranks=2)).rank == 0
 
 
+COMPILED = replace(CASE, compiled=True)
+
+
 def test_a_compiled_failure_that_is_not_eager_is_bisected() -> None:
     def compiled(config: EngineConfig) -> Engine:
         backend = config.llm.get("compilation_config", {}).get("backend")
         return Engine(least=99 if backend == "eager" else 3)
 
-    told = localized(Engine(least=99), replace(CASE, compiled=True), compiled=compiled)
-    assert (told.outcome, told.eager) == ("not_reproduced", False)
+    told = localized(Engine(least=99), COMPILED, compiled=compiled)
+    assert (told.outcome, told.module, told.eager) == ("compiled", "", False)
     assert [o.name for o in told.options] == [v.name for v in VARIANTS]
     assert [o.name for o in told.options if o.differs is False] == ["Dynamo without Inductor"]
     assert "Dynamo without Inductor: gone" in told.reason
+    assert told.smallest.neighbours == 2
     assert told.cost.starts == 1 + len(VARIANTS)
 
 
-def test_what_differs_neither_way_is_not_bisected_further() -> None:
-    told = localized(Engine(least=99), replace(CASE, compiled=True))
-    assert [o.differs for o in told.options] == [False]
-    assert "neither eager nor compiled" in told.reason
+def test_an_eager_engine_stands_for_a_compiled_one_that_differs_in_the_same_pairs() -> None:
+    told = localized(Engine(), COMPILED, compiled=lambda config: Engine())
+    assert (told.outcome, told.module, told.eager) == ("module", "layers.0.proj", True)
+    assert "stands for the compiled one" in told.reason
+    assert (told.smallest.neighbours, told.planned.neighbours, told.cost.starts) == (2, 7, 2)
+    assert told.outputs
+    assert not told.options
+
+
+@pytest.mark.parametrize(("eager_least", "compiled_least"), [(3, 4), (2, 3), (2, 2), (3, 8)])
+def test_an_eager_engine_with_a_defect_of_its_own_names_no_module(
+    eager_least: int, compiled_least: int
+) -> None:
+    """It differs wherever the compiled one does, and elsewhere too; or nothing can tell the two apart."""
+    told = localized(
+        Engine(least=eager_least), COMPILED, compiled=lambda config: Engine(least=compiled_least)
+    )
+    assert (told.outcome, told.module, told.class_name, told.eager) == ("unproven", "", "", True)
+    assert "beginning in layers.0.proj (Proj), but that is not shown" in told.where
+    assert told.smallest.neighbours == compiled_least - 1
+    assert "culprit" not in {m.state for m in told.modules}
+    assert (told.inputs, told.outputs, told.ran_alone, told.ran_batch) == ((), (), (), ())
+    assert [o.differs for o in told.options] == [True] * len(VARIANTS)
+
+
+def test_an_eager_engine_that_needs_more_company_does_not_differ() -> None:
+    told = localized(Engine(least=4), COMPILED, compiled=lambda config: Engine(least=3))
+    assert (told.outcome, told.eager) == ("compiled", False)
+
+
+def test_where_another_token_is_sampled_from_equal_logprobs_no_module_is_named() -> None:
+    told = localized(Engine(), COMPILED, compiled=lambda config: Engine(sampled=True))
+    assert (told.outcome, told.module, told.cost.starts) == ("elsewhere", "", 1)
+    assert "no module of the model" in told.where
+    assert "another token is sampled" in told.where
+
+
+def test_a_compiled_failure_in_logprobs_is_no_eager_one_in_tokens() -> None:
+    told = localized(Engine(sampled=True), COMPILED, compiled=lambda config: Engine())
+    assert (told.outcome, told.module) == ("unproven", "")
+
+
+FIRST = replace(CASE, plan=replace(CASE.plan, arms_first=True))
+
+
+def test_the_first_requests_are_looked_at_again_where_they_differ_again() -> None:
+    told = localized(Engine(), FIRST)
+    assert (told.outcome, told.module, told.smallest.neighbours) == ("module", "layers.0.proj", 2)
+    assert told.outputs
+    assert told.ran_batch
+    assert "first requests" not in told.reason
+
+
+def test_what_only_the_first_requests_do_is_told_of_them() -> None:
+    told = localized(Engine(first_only=True), FIRST)
+    assert (told.outcome, told.module, told.smallest.neighbours) == ("module", "layers.0.proj", 7)
+    assert "only an engine's first requests differ" in told.reason
+    compiled = replace(FIRST, compiled=True)
+    told = localized(Engine(first_only=True), compiled, compiled=lambda config: Engine(first_only=True))
+    assert (told.outcome, told.module) == ("unproven", "")
+    told = localized(Engine(least=99), compiled, compiled=lambda config: Engine(first_only=True))
+    assert (told.outcome, [o.differs for o in told.options]) == ("compiled", [True] * len(VARIANTS))
+
+
+def test_what_does_not_differ_compiled_needs_no_eager_engine() -> None:
+    told = localized(Engine(), COMPILED, compiled=lambda config: Engine(least=99))
+    assert (told.outcome, told.eager, told.options, told.cost.starts) == ("not_reproduced", None, (), 1)
+    assert "compiled" in told.reason
 
 
 def test_an_option_that_does_not_start_is_told() -> None:
     def compiled(config: EngineConfig) -> Engine:
         return Engine(dies_after=0) if "custom_ops" in config.llm.get("compilation_config", {}) else Engine()
 
-    told = localized(Engine(least=99), replace(CASE, compiled=True), compiled=compiled)
+    told = localized(Engine(least=99), COMPILED, compiled=compiled)
     by_name = {o.name: o for o in told.options}
     assert by_name["custom operators in all places"].differs is None
     assert "died" in by_name["custom operators in all places"].note
 
 
 def test_nothing_new_is_begun_when_the_time_is_up() -> None:
-    told = localize(replace(CASE, compiled=True), Starts(Engine(least=99)), budget_s=0, timeout_s=10)
-    assert [o.note for o in told.options] == ["there was no time left"]
+    told = localize(COMPILED, Starts(Engine(least=99), lambda config: Engine()), budget_s=0, timeout_s=10)
+    assert (told.outcome, told.cost.starts) == ("failed", 1)
+    assert "time was up" in told.reason
     told = localize(CASE, Starts(Engine()), budget_s=0, timeout_s=10)
     assert (told.outcome, told.smallest.neighbours, told.cost.tries) == ("module", 7, 0)
+
+
+def test_a_start_takes_nothing_of_the_limit() -> None:
+    clock = Clock(0.05)
+    with clock.stopped():
+        time.sleep(0.1)
+    assert not clock.late()
+    assert clock.spent >= 0.1
+    time.sleep(0.06)
+    assert clock.late()
 
 
 def test_graphs_are_tried_where_there_are_some() -> None:

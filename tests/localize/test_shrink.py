@@ -61,6 +61,15 @@ def test_a_number_of_rows_is_found(neighbours: int, tokens: int) -> None:
     assert tokens <= sum(len(r.prompt) for r in found.company) < 2 * tokens + 64
 
 
+@given(st.integers(1, 90), st.integers(2, 200))
+def test_prompts_end_at_the_edge(length: int, tokens: int) -> None:
+    differs, asked = asking(lambda p: len(p.company) > 1 and sum(len(r.prompt) for r in p.company) >= tokens)
+    whole = pair(1, length=max(length, tokens))
+    found, _ = shrink(whole, differs, 3, Budget(10_000))
+    assert sum(len(r.prompt) for r in found.company) == tokens
+    assert len(asked) < 40
+
+
 @given(st.integers(0, 60), st.integers(2, 33))
 def test_the_budget_is_kept_and_what_is_left_differs(tries: int, neighbours: int) -> None:
     differs, asked = asking(lambda p: len(p.company) > 1)

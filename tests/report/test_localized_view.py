@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from bi_harness.certificate.localized import (
     Localization,
     ModuleState,
     OptionTried,
+    Outcome,
     Sent,
     TensorDifference,
     UlpBand,
@@ -173,6 +174,18 @@ def test_what_was_not_found_is_told_as_such() -> None:
     assert "without CUDA graphs" in render_html(of(again))
 
 
+def test_what_is_not_shown_names_no_module() -> None:
+    where = "an eager engine differs too, beginning in x (RMSNorm), but that is not shown to be what differs"
+    unproven = told(outcome="unproven", module="", class_name="", where=where, modules=(), outputs=())
+    assert sentences(unproven)[0] == f"unproven: {where}"
+    assert not localized_view(unproven).found
+    assert where in render_html(of(unproven))
+    compiled = told(outcome="compiled", module="", where="", eager=False, modules=())
+    assert sentences(compiled)[0] == "compiled: it differs compiled and not eager"
+    lost = told(outcome="not_reproduced", module="", eager=None)
+    assert sentences(lost)[0] == "not reproduced: the rerun does not differ"
+
+
 def test_a_large_model_is_told_by_its_layers() -> None:
     view = localized_view(told(modules=modules(300)))
     assert len(view.layers) == 200
@@ -186,7 +199,7 @@ def test_a_large_model_is_told_by_its_layers() -> None:
         Localization,
         cell=texts,
         check=texts,
-        outcome=st.sampled_from(["module", "elsewhere", "not_reproduced", "failed"]),
+        outcome=st.sampled_from(get_args(Outcome)),
         module=texts,
         where=texts,
         reason=texts,
