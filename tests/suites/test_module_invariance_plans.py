@@ -34,7 +34,7 @@ def test_a_gpu_has_one_rank_and_eager_engines_alone(device: str) -> None:
     found = cells(device)
     assert found == {
         f"{device}/{model}/{backend}/tp1-dp1/eager/module_invariance"
-        for model in ("qwen3-1.7b", "qwen3-moe-tiny")
+        for model in ("qwen3-1.7b", "qwen3-moe-small")
         for backend in ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION")
     }
 

@@ -34,6 +34,7 @@ def test_a_cpu_has_them_all_at_the_tiny_models_shape() -> None:
 def test_a_gpu_has_them_once_and_attention_for_each_backend(device: str) -> None:
     found = {cell: names for cell, names in checks(device).items() if names}
     assert found == {
-        f"{device}/qwen3-1.7b/{backend}/tp1-dp1/eager/ops": ALL if backend == "FLASH_ATTN" else ("attention",)
+        f"{device}/{model}/{backend}/tp1-dp1/eager/ops": ALL if backend == "FLASH_ATTN" else ("attention",)
+        for model in ("qwen3-1.7b", "llama-3.2-1b-instruct")  # attention heads of 128, and of 64
         for backend in ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION")
     }
