@@ -133,7 +133,7 @@ def run(
     control_endpoint: ControlEndpoint = None,
     out: Out = Path("reports"),
     resume: Resume = None,
-    jobs: Jobs = "1",
+    jobs: Jobs = "auto",
     localize: Localize = True,
     executor: Executor = ExecutorName.local,
     preload: Preload = False,
@@ -176,7 +176,6 @@ def run(
     from bi_harness.report.console import print_result
     from bi_harness.report.write import remove_reports, write_reports
     from bi_harness.runner.earlier import resuming
-    from bi_harness.runner.executors import usual_jobs
     from bi_harness.runner.progress import watching
     from bi_harness.runner.resume import prepare_again
     from bi_harness.runner.run import RunOptions, execute, prepare, stop_signals
@@ -202,7 +201,7 @@ def run(
         engine_python=engine_python,
         endpoint=endpoint,
         control_endpoint=control_endpoint,
-        jobs=_jobs(jobs) if given(ctx, {"jobs": "jobs"}) else usual_jobs(executor.value),
+        jobs=_jobs(jobs),
         # A run that is resumed says itself which shard it is.
         shard=shard_asked(shard, os.environ if resume is None else {}),
         # Elsewhere there may be no engine to rerun anything on; `bi-harness localize` does it afterwards.

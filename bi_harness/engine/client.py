@@ -161,7 +161,7 @@ class EngineClient:
             os.close(fd)
 
     def begin(self, timeout_s: float) -> None:
-        """Have the process that ``spawn`` asked for, or start one: without it a fork waits, and after a minute
+        """Have the process that ``spawn`` asked for, or start one: a fork waits for it, and after a minute
         ends. Nothing to do where ``spawn`` started it.
 
         Raises:

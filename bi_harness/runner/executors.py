@@ -35,11 +35,6 @@ def executor_named(name: str) -> Executor:
     raise ValueError(f"no executor {name}")
 
 
-def usual_jobs(name: str) -> int | None:
-    """Units at once where nobody says how many: on this host one, on a cluster whatever it has room for."""
-    return 1 if name == LOCAL else None
-
-
 class LocalExecutor:
     """Units on this host, each a process of its own."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bi_harness.errors import UsageError
 from bi_harness.runner.earlier import Earlier
-from bi_harness.runner.executors import usual_jobs
 from bi_harness.runner.run import Prepared, RunOptions, options_from, prepare, run_started
 from bi_harness.runner.same_run import differences
 from bi_harness.spec.load import load_spec
@@ -41,7 +40,7 @@ def prepare_again(
         raise UsageError("this run was made by a bi-harness that could not resume runs: start a new one")
     options = replace(options_from(told, given), **{name: getattr(given, name) for name in explicit})
     if "jobs" not in explicit:
-        options = replace(options, jobs=usual_jobs(options.executor))
+        options = replace(options, jobs=None)
     paths = {name: Path(path) for name, path in told["paths"].items()}
     paths |= {name: path for name, path in files.items() if path is not None}
     if "waivers" in paths:

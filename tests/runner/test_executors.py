@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from bi_harness.exits import ExitCode
-from bi_harness.runner.executors import LocalExecutor, executor_named, usual_jobs
+from bi_harness.runner.executors import LocalExecutor, executor_named
 from tests.runner.standin import ROOT, Standin
 from tests.survival.runs import GOOD, folder
 
 
 def test_this_host_is_the_usual_one() -> None:
     assert isinstance(executor_named("local"), LocalExecutor)
-    assert (usual_jobs("local"), usual_jobs("ray")) == (1, None)
     with pytest.raises(ValueError, match="no executor"):
         executor_named("cloud")
 
