@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bi_harness.engine import protocol, step_limits
+from bi_harness.engine import class_infos, protocol, step_limits
 from bi_harness.engine.effective import Refused, gather_workers, refuse_other, refuse_platform, settings
 from bi_harness.engine.facts import devices, hub_commit, provenance
 from bi_harness.engine.messages import Order
@@ -52,6 +52,7 @@ def forked(order: Order) -> int:
     watches both: its files are the two pipes and a pidfd of that."""
     in_fd, out_fd, client = order.files
     die_when(lambda: os.getppid() != order.parent or ended(client))
+    class_infos.in_forks()
     return _run(order.argv[0], in_fd, out_fd, order.asked, preloaded=True)
 
 
