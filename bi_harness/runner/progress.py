@@ -37,7 +37,7 @@ class Watcher:
         self._finished = self._total = self._units = self._units_done = self._units_begun = 0
         self._running: list[str] = []
         # How far each check that runs has come; units may run side by side.
-        self._shares: dict[tuple[str, str], float] = {}
+        self._arms: dict[tuple[str, str], dict[str, float]] = {}
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -65,15 +65,14 @@ class Watcher:
         elif isinstance(event, CheckStarted):
             self._describe(f"{event.cell} {event.check}")
         elif isinstance(event, CheckProgress):
-            before = 0.0 if event.arm == "treatment" else 0.5
-            share = _START_SHARE + (1 - _START_SHARE) * (before + 0.5 * event.done / event.of)
-            self._shares[event.cell, event.check] = share
-            self._advance(self._finished + sum(self._shares.values()))
+            # Each arm is half of a check, whether they take turns or not.
+            self._arms.setdefault((event.cell, event.check), {})[event.arm] = event.done / event.of
+            self._advance(self._finished + self._begun())
         elif isinstance(event, CheckFinished):
             self._finished += 1
             result = event.result
-            self._shares.pop((result.cell, result.check), None)
-            self._advance(self._finished + sum(self._shares.values()))
+            self._arms.pop((result.cell, result.check), None)
+            self._advance(self._finished + self._begun())
             took = f"({result.duration_s or 0:.0f} s){self._of(result.cell)}"
             line = f"  {result.status:<12} {result.check} {took}"
             self._say(
@@ -93,6 +92,10 @@ class Watcher:
         elif isinstance(event, Localized):
             told = event.localization
             self._say(f"  localized    {told.check}: {told.where or told.reason}")
+
+    def _begun(self) -> float:
+        """How much there is of checks that are not finished, in checks."""
+        return sum(_START_SHARE + (1 - _START_SHARE) * sum(arms.values()) / 2 for arms in self._arms.values())
 
     def _of(self, what: str) -> str:
         """Which unit a line is of, where several run."""
