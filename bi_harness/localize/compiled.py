@@ -86,7 +86,8 @@ def localize_compiled(case: Case, starts: Starts) -> Localization:
                 return told.model_copy(update={"reason": joined(same.why, told.reason)})
             told = _not_shown(told, same.why)
         else:
-            told = Localization(**common, outcome="compiled", eager=False)
+            where = "it differs compiled and not eager"
+            told = Localization(**common, outcome="compiled", where=where, eager=False)
     told = _bisect(told, found, effective, starts)
     return told.model_copy(update={"cost": costs.told()})
 
@@ -185,7 +186,7 @@ def _bisect(
     gone = [option for option in tried if option.differs is False]
     known = [option for option in tried[1:] if option.differs is not None]
     if gone:
-        what = f"compiled: {'; '.join(f'{o.name}: gone' for o in gone)}"
+        what = f"what makes it go away on a compiled engine: {', '.join(o.name for o in gone)}"
     elif known:
         what = "compiled, it differs with every option that was tried"
     else:

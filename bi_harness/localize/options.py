@@ -8,6 +8,9 @@ from typing import Any
 
 from bi_harness.engine.config import EngineConfig
 
+DYNAMO_TRACE_ONCE = 2
+"""Of vLLM's ``CompilationMode``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -38,11 +41,19 @@ def _compiled(**options: Any) -> Callable[[EngineConfig], EngineConfig]:
     return change
 
 
+def _without_inductor(config: EngineConfig) -> EngineConfig:
+    # vLLM's CPU platform puts its own backend in the place of one that comes without that mode.
+    mode = {"mode": DYNAMO_TRACE_ONCE} if config.platform == "cpu" else {}
+    return _compiled(backend="eager", **mode)(config)
+
+
 VARIANTS = (
     Variant("as it failed: compiled", _by_library, ""),
     Variant("without CUDA graphs", _compiled(cudagraph_mode="NONE"), "it comes with CUDA graphs"),
     Variant(
-        "Dynamo without Inductor", _compiled(backend="eager"), "it comes with the code that Inductor makes"
+        "Dynamo without Inductor",
+        _without_inductor,
+        "it comes with the code that Inductor makes, in place of vLLM's own operators too",
     ),
     Variant(
         "custom operators in all places",
@@ -65,10 +76,15 @@ VARIANTS = (
 """In the order in which they are tried; on the first the pair is shrunk, and is known to differ."""
 
 
+GRAPHS, PASSES = VARIANTS[1], VARIANTS[-1]
+"""Which not every engine has."""
+
+
 def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Those that make another engine of one that said this of itself."""
     graphs = str(effective.get("cudagraph_mode", "")).upper() not in ("", "NONE")
-    return tuple(v for v in VARIANTS[1:] if graphs or v.name != VARIANTS[1].name)
+    passes = effective.get("compilation_mode", "VLLM_COMPILE") == "VLLM_COMPILE"
+    return tuple(v for v in VARIANTS[1:] if (graphs or v is not GRAPHS) and (passes or v is not PASSES))
 
 
 def eager(config: EngineConfig) -> EngineConfig:

@@ -129,10 +129,8 @@ def heading(told: Localization) -> str:
     """What was found, in a few words."""
     if told.outcome == "module":
         return f"{clean(told.module, 300)} ({clean(told.class_name, 120)})"
-    if told.outcome in ("elsewhere", "unproven"):
+    if told.outcome in ("elsewhere", "compiled", "unproven"):
         return clean(told.where, 600)
-    if told.outcome == "compiled":
-        return "it differs compiled and not eager"
     if told.outcome == "not_reproduced":
         return "the eager rerun does not differ" if told.eager is False else "the rerun does not differ"
     return "could not be localized"
