@@ -117,8 +117,8 @@ class SuiteSession:
     def _side_by_side(self, cell: Cell) -> bool:
         """Whether both arms of a check may generate at once.
 
-        Not on a CPU, whose cores each would take from the other; nor servers: requests arrive by the clock; nor
-        engines that checks start by themselves.
+        Not on a CPU, whose cores each would take from the other; nor servers, where requests arrive by the
+        clock; nor engines that checks start by themselves.
         """
         kind, suite = self._spec.devices[cell.device].kind, self._spec.suites[cell.suite]
         own = cell.suite in self._spec.startup

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bi_harness.errors import EngineDied, EngineError, EngineStartError
+from bi_harness.matrix.cells import Cell
+from bi_harness.runner.suite_session import SuiteSession
+from bi_harness.spec.load import default_paths, load_spec
 from tests.runner.test_recorder import PLAN, Check, Stub, make
 
 
@@ -117,3 +121,25 @@ def test_a_control_that_does_not_start_says_so_when_it_is_asked_for() -> None:
     assert check.compare(engine).differing_prompts == 0
     result = check.raises(EngineStartError, start)
     assert (result.status, result.reason) == ("error", "no room")
+
+
+SPEC = load_spec(*(getattr(default_paths(environ={}), name) for name in ("models", "hardware", "suites")))
+
+
+@pytest.mark.parametrize(
+    ("device", "suite", "control", "found"),
+    [
+        ("h200", "batch_invariance", True, True),
+        ("h200", "batch_invariance", False, False),  # there is none
+        ("cpu", "batch_invariance", True, False),  # its arms would take each other's cores
+        ("h200", "online", True, False),  # its requests arrive by the clock
+        ("h200", "compile_startup", True, False),  # its check starts engines by itself
+    ],
+)
+def test_where_both_arms_generate_at_once(device: str, suite: str, control: bool, found: bool) -> None:
+    cell = Cell(device, "qwen3-1.7b", "FLASH_ATTN", 1, 1, "compile", suite)
+    session = SuiteSession(SPEC, SimpleNamespace(control=control), SimpleNamespace(write=print))  # type: ignore[arg-type]
+    (check, *_) = SPEC.suites[suite].checks
+    file, _, test = check.test.partition("::")
+    recorder = session.recorder(cell, Path("suites") / suite / file, test)
+    assert (recorder._beside is not None) == found
