@@ -86,7 +86,7 @@ def localize_compiled(case: Case, starts: Starts) -> Localization:
                 return told.model_copy(update={"reason": joined(same.why, told.reason)})
             told = _not_shown(told, same.why)
         else:
-            where = "it differs compiled and not eager"
+            where = "the smallest pair that differs compiled does not differ eager"
             told = Localization(**common, outcome="compiled", where=where, eager=False)
     told = _bisect(told, found, effective, starts)
     return told.model_copy(update={"cost": costs.told()})

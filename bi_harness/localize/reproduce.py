@@ -104,7 +104,7 @@ class Reproduced:
 
 def reproduce(case: Case, rerun: Rerun, *, hooks: bool) -> Reproduced | None:
     """The failing pair: the request alone and in the burst that it failed in; else in the whole arm; else any
-    request of the arm.
+    request of the arm, or of the check's other arms.
 
     Args:
         case: what failed.
@@ -130,12 +130,13 @@ def reproduce(case: Case, rerun: Rerun, *, hooks: bool) -> Reproduced | None:
         return made(replace(pair, before=()), found)
     if (found := rerun.difference(pair)) is not None:
         return made(pair, found)
-    other = rerun.whole_arm(arm, plan.subjects)
-    if other is None:
-        return None
-    pair = pair_of(arm, other, plan.subjects[other])
-    found = rerun.difference(pair)
-    return made(pair, found, other) if found is not None else None
+    for index in sorted(range(len(plan.arms)), key=lambda i: i != case.arm):
+        arm = rerun.scored(plan.arms[index], plan.subjects)
+        if (other := rerun.whole_arm(arm, plan.subjects)) is not None:
+            pair = pair_of(arm, other, plan.subjects[other])
+            if (found := rerun.difference(pair)) is not None:
+                return replace(made(pair, found, other), arm=index)
+    return None
 
 
 def smallest(

@@ -117,6 +117,8 @@ class Rerun:
         Raises:
             EngineError: see ``EngineClient.generate``.
         """
+        if self._late():
+            return None
         requests = [self._cold(r) for r in arm.requests]
         self._tries += 1
         burst = self._generate(self._arm_engine, requests, arm.bursts, arm.limits)

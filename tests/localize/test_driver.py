@@ -178,6 +178,12 @@ def test_what_does_not_differ_again_is_told_so() -> None:
     assert told.cost.starts == 1
 
 
+def test_an_arm_that_does_not_differ_again_leaves_the_others() -> None:
+    pairs, eights = together("pairs", SUBJECTS, 2), together("eights", SUBJECTS, 8)
+    told = localized(Engine(), replace(CASE, plan=CheckPlan(SUBJECTS, (pairs, eights))))
+    assert (told.outcome, told.module, told.arm, told.request) == ("module", "layers.0.proj", "eights", 0)
+
+
 def test_an_engine_that_dies_is_told_and_nothing_is_raised() -> None:
     for after in range(12):
         told = localized(Engine(dies_after=after))

@@ -180,8 +180,13 @@ def test_what_is_not_shown_names_no_module() -> None:
     assert sentences(unproven)[0] == f"unproven: {where}"
     assert not localized_view(unproven).found
     assert where in render_html(of(unproven))
-    compiled = told(outcome="compiled", module="", where="it differs compiled and not eager", modules=())
-    assert sentences(compiled)[0] == "compiled: it differs compiled and not eager"
+    compiled = told(
+        outcome="compiled",
+        module="",
+        where="the smallest pair that differs compiled does not differ eager",
+        modules=(),
+    )
+    assert sentences(compiled)[0] == "compiled: the smallest pair that differs compiled does not differ eager"
     lost = told(outcome="not_reproduced", module="", eager=None)
     assert sentences(lost)[0] == "not reproduced: the rerun does not differ"
 

@@ -256,7 +256,7 @@ FAULTS: dict[str, Fault] = {
             "all-reduce-size",
             "order of an all-reduce by its message's size",
             "#50136, #50505",
-            "model.layers.*.{self_attn.o_proj,mlp.down_proj}",
+            "model.{embed_tokens,layers.*.{self_attn.o_proj,mlp.down_proj}}",
             "parallel:all_reduce_size",
             "An all-reduce of more than 16 rows moves by a ULP.",
             model="llama-eagle-tiny",
