@@ -91,6 +91,7 @@ def eager(config: EngineConfig) -> EngineConfig:
     """The same engine, eager and driven by the library: where hooks see every module."""
     env = dict(config.env)
     llm = {**config.llm, "enforce_eager": True, "skip_tokenizer_init": True}
-    if llm.get("tensor_parallel_size", 1) * llm.get("data_parallel_size", 1) == 1:
+    if llm.get("data_parallel_size", 1) == 1:
+        # A scheduler in a process of its own begins with the requests that have arrived: by time.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return replace(config, llm=llm, env=env, interface="library")

@@ -331,7 +331,10 @@ def test_the_eager_engine_is_one_process_of_the_library() -> None:
     config = eager(replace(CONFIG, interface="server"))
     assert (config.interface, config.llm["enforce_eager"]) == ("library", True)
     assert config.env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in eager(replace(CONFIG, llm={"tensor_parallel_size": 2})).env
+    assert (
+        eager(replace(CONFIG, llm={"tensor_parallel_size": 2})).env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    )
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in eager(replace(CONFIG, llm={"data_parallel_size": 2})).env
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
