@@ -10,6 +10,7 @@ from bi_harness.certificate.events import (
     CheckStarted,
     EngineReady,
     Event,
+    Localized,
     PlannedChecks,
     RunResumed,
     RunStarted,
@@ -43,6 +44,8 @@ def unit_of(event: Event, start: RunStarted) -> str | None:
         cell = event.cell
     elif isinstance(event, CheckFinished):
         cell = event.result.cell
+    elif isinstance(event, Localized):
+        cell = event.localization.cell
     else:
         return None
     (found,) = {p.unit for p in start.plan if cell in (p.cell, p.unit)}

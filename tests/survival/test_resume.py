@@ -214,9 +214,10 @@ def test_units_that_ran_side_by_side(standin: Standin) -> None:
         60,
         "both units are in the middle",
     )
+    path = folder(standin) / "events.jsonl"
+    wait_for(lambda: b'"check_finished"' in path.read_bytes(), 60, "a result was copied")
     process.kill()
     process.communicate(timeout=60)
-    path = folder(standin) / "events.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     assert sum(b'"unit_started"' in line for line in lines) == 2
     assert not any(b'"unit_finished"' in line for line in lines)
