@@ -60,7 +60,7 @@ def test_the_kept_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     build(KEPT, "--out", site, *LAST, "--rebuild")
     assert digests(site) == first
     capsys.readouterr()
-    build(KEPT, "--out", site, "--as-of", "2026-11-30")
+    build(KEPT, "--out", site, "--as-of", "2026-12-02")
     assert "h200: STALE" in capsys.readouterr().out
     assert digests(site) != first
 
