@@ -89,9 +89,9 @@ def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
 
 def eager(config: EngineConfig) -> EngineConfig:
     """The same engine, eager and driven by the library: where hooks see every module."""
-    env = dict(config.env)
-    llm = {**config.llm, "enforce_eager": True, "skip_tokenizer_init": True}
+    config = _by_library(config)
+    env, llm = dict(config.env), {**config.llm, "enforce_eager": True}
     if llm.get("data_parallel_size", 1) == 1:
         # A scheduler in a process of its own begins with the requests that have arrived: by time.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return replace(config, llm=llm, env=env, interface="library")
+    return replace(config, llm=llm, env=env)

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bi_harness.engine import class_infos
@@ -30,17 +31,8 @@ def ordinary() -> Ordinary:
     return Ordinary()
 
 
-def children() -> list[str]:
-    return [p for p in os.listdir("/proc") if p.isdecimal() and parent_of(p) == os.getpid()]
-
-
-def parent_of(pid: str) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            text = stat.read()
-    except OSError:
-        return -1
-    return int(text[text.rindex(b")") + 2 :].split()[1])
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
 
 
 def test_it_runs_in_a_process_that_is_gone_afterwards(ordinary: Ordinary) -> None:
