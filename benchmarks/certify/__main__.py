@@ -1,9 +1,11 @@
 """``python -m benchmarks.certify``: vLLM's own determinism tests against ``bi-harness run``, on this GPU.
 
-Both sides run one after the other on one machine: the same checkpoint, the same attention backends, compiled
-(vLLM's tests know nothing else), each with compile caches of its own that are empty at its start. vLLM's side
-is ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks
-that look at no less (``coverage.py``), each with its control. Raw figures go to ``--out`` as JSON.
+Both sides run one after the other on one machine: the same checkpoint, made before, the same attention
+backends, compiled (vLLM's tests know nothing else), each with compile caches of its own that are empty at its
+start. vLLM's side is ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours
+are the checks that look at no less (``coverage.py``), each with its control. Ours run first, so that what a
+host reads from its disk for the first time counts against us. Raw figures go to ``--out`` as JSON after each
+side.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,16 +35,22 @@ from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
 from benchmarks.certify.workload import LOAD, PROFILE, with_load
 from bi_harness.device.detect import detect
-from bi_harness.spec.load import default_paths
+from bi_harness.engine.config import checkpoint_spec
+from bi_harness.engine.make import make_checkpoint
+from bi_harness.runner.caches import model_cache
+from bi_harness.spec.load import default_paths, load_spec
+from bi_harness.workload.checkpoint import spec_digest
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
 RUN_TESTS = "import vllm.config, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+INTERRUPTED_S = 30.0
 ENGINE = re.compile(r"Initializing a V1 LLM engine")
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side's figures. ``busy``: the share of samples in which a GPU ran a kernel."""
+    """One side's figures. ``busy``: the share of samples in which a GPU ran a kernel; ``ended``: whether it
+    came to its end by itself, rather than by the limit of time."""
 
     wall_s: float
     checks: int
@@ -51,6 +60,7 @@ class Side:
     engine_starts: int
     busy: float | None
     exit_code: int
+    ended: bool = True
     cases: dict[str, str] = field(default_factory=dict)
     shares: Shares | None = None
 
@@ -118,7 +128,7 @@ def theirs(
         *("-s", "-p", "no:cacheprovider", f"--junitxml={report}", "--rootdir", str(tests)),
     ]
     env = {**environment(work / "vllm-caches", str(tests)), "VLLM_TEST_MODEL": str(checkpoint)}
-    wall_s, code, busy = timed(command, env, log, timeout_s)
+    wall_s, code, busy, ended = timed(command, env, log, timeout_s)
     cases = {}
     for suite in JUnitXml.fromfile(str(report)) if report.exists() else ():
         for case in suite:
@@ -134,6 +144,7 @@ def theirs(
         engine_starts=len(ENGINE.findall(log.read_text(encoding="utf-8", errors="replace"))),
         busy=busy,
         exit_code=code,
+        ended=ended,
         cases=cases,
     )
 
@@ -146,7 +157,7 @@ def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) ->
         *("--engine-python", python, "--out", str(out)),
     ]
     began = time.time()
-    wall_s, code, busy = timed(command, {**os.environ}, log, timeout_s)
+    wall_s, code, busy, ended = timed(command, {**os.environ}, log, timeout_s)
     runs = sorted(out.glob("*/*/events.jsonl"))
     if len(runs) != 1:
         raise SystemExit(f"bi-harness left {len(runs)} runs (exit code {code}); its output is in {log}")
@@ -167,6 +178,7 @@ def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) ->
         engine_starts=len(ready),
         busy=busy,
         exit_code=code,
+        ended=ended,
         cases=results,
         shares=shares(events, began, began + wall_s, first_lines(ready, runs[0].parent / "logs")),
     )
@@ -187,16 +199,51 @@ def first_lines(ready: Sequence[Mapping[str, Any]], logs: Path) -> dict[float, f
 
 def timed(
     command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float
-) -> tuple[float, int, float | None]:
-    """Wall seconds, exit code and the GPU's busy share of a command; its output goes to ``log``."""
+) -> tuple[float, int, float | None, bool]:
+    """Wall seconds, exit code and the GPU's busy share of a command, and whether it ended by itself; its
+    output goes to ``log``. After ``timeout_s`` it is interrupted, so that it can write its report."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as out, Busy() as busy:
         started = time.perf_counter()
-        code = subprocess.run(
-            list(command), env=dict(env), stdout=out, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
-        ).returncode
-        wall_s = time.perf_counter() - started
-    return wall_s, code, busy.share
+        ended = True
+        with subprocess.Popen(list(command), env=dict(env), stdout=out, stderr=subprocess.STDOUT) as process:
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                ended = False
+            wall_s = time.perf_counter() - started
+            if not ended:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(INTERRUPTED_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+    return wall_s, process.returncode, busy.share, ended
+
+
+def make_model(model: str, layers: int | None, python: str) -> Path:
+    """The checkpoint that both sides run, where ``bi-harness run --weights synthetic`` looks for it.
+
+    Raises:
+        UsageError: see ``make_checkpoint``.
+    """
+    paths = default_paths()
+    entry = load_spec(paths.models, paths.hardware, paths.suites).models[model]
+    spec = checkpoint_spec(entry, "synthetic", layers)
+    assert spec is not None  # synthetic weights always have one
+    folder = model_cache(os.environ) / spec_digest(spec)[:32]
+    make_checkpoint(entry, layers, folder, python)
+    return folder
+
+
+def told_ratio(found: Mapping[str, Side]) -> str:
+    """How many times faster our side is; an empty text where that is not known."""
+    if len(found) < 2 or not found["bi-harness"].ended:
+        return ""
+    ratio = found["vllm"].wall_s / found["bi-harness"].wall_s
+    if found["vllm"].ended:
+        return f"ratio: {ratio:.2f} times faster"
+    return f"ratio: at least {ratio:.2f} times faster: vLLM's side had not ended by then"
 
 
 def main() -> None:
@@ -234,59 +281,53 @@ def main() -> None:
         )
         work = work.absolute()
         found: dict[str, Side] = {}
-        layers = ["--layers", str(arguments.layers)] if arguments.layers is not None else []
-        if arguments.only != "bi-harness":
-            tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
-            checkpoint = work / "checkpoint"
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "bi_harness.cli", "model", "make", arguments.model),
-                    *("--out", str(checkpoint), "--engine-python", python, *layers),
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout)
+
+        def write() -> None:
+            if arguments.out is None:
+                return
+            told = {
+                "vllm_release": release,
+                "backends": backends,
+                "layers": arguments.layers,
+                "load": arguments.profile or LOAD,
+                **{side: asdict(figures) for side, figures in found.items()},
+            }
+            arguments.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+        checkpoint = make_model(arguments.model, arguments.layers, python)
         if arguments.only != "vllm":
             chosen = checks_for(tuple(c.test for c in COUNTERPARTS))
             load = ["--profile", arguments.profile or PROFILE]
             if arguments.profile is None:
                 load += ["--suites-dir", str(with_load(default_paths().suites, work / "suites"))]
+            if arguments.layers is not None:
+                load += ["--layers", str(arguments.layers)]
             flags = [
                 *("--device", arguments.device, "--model", arguments.model, "--mode", arguments.mode),
-                *("--suite", "batch_invariance", "--jobs", arguments.jobs, "--preload", *load, *layers),
+                *("--suite", "batch_invariance", "--jobs", arguments.jobs, "--preload", *load),
                 *("--weights", "synthetic", "-k", f"tp1 and ({' or '.join(chosen)})"),
                 *(part for backend in backends for part in ("--backend", backend)),
                 *arguments.rest,
             ]
             found["bi-harness"] = ours(flags, python, work, arguments.timeout)
-    if arguments.out is not None:
-        arguments.out.write_text(
-            json.dumps(
-                {
-                    "vllm_release": release,
-                    "backends": backends,
-                    "layers": arguments.layers,
-                    "load": arguments.profile or LOAD,
-                    **{k: asdict(v) for k, v in found.items()},
-                },
-                indent=2,
-            )
-            + "\n",
-            encoding="utf-8",
-        )
+            write()
+        if arguments.only != "bi-harness":
+            tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
+            found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout)
+            write()
     for name, side in found.items():
         busy = "not known" if side.busy is None else f"{side.busy:.0%}"
         typer.echo(
             f"{name}: {side.wall_s:.0f} s, {side.checks} checks ({side.passed} passed, {side.failed} failed, "
             f"{side.other} other), {side.checks_a_minute:.1f} a minute, {side.engine_starts} engine starts, "
             f"GPU busy {busy}, exit code {side.exit_code}"
+            f"{'' if side.ended else ', ended by the limit of time'}"
         )
         if side.shares is not None:
             for kind, value in asdict(side.shares).items():
                 typer.echo(f"  {kind:<14} {value:7.1f}  {value / side.shares.wall_s:6.1%}")
-    if len(found) == 2:
-        typer.echo(f"ratio: {found['vllm'].wall_s / found['bi-harness'].wall_s:.2f} times faster")
+    if ratio := told_ratio(found):
+        typer.echo(ratio)
 
 
 if __name__ == "__main__":

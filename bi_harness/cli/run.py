@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,7 @@ def run(
     from bi_harness.errors import UsageError
     from bi_harness.matrix.shards import shard_asked
     from bi_harness.report.console import print_result
+    from bi_harness.report.parquet import import_ahead
     from bi_harness.report.write import remove_reports, write_reports
     from bi_harness.runner.earlier import resuming
     from bi_harness.runner.progress import watching
@@ -234,6 +236,8 @@ def run(
             units = f"{len(prepared.own.plan.units)} of {len(prepared.selection.plan.units)} units"
             typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
         stopped = stack.enter_context(stop_signals())
+        # What the reports need is imported while engines start, rather than after the last one has ended.
+        threading.Thread(target=import_ahead).start()
         with watching(screen) as watch:
             stack.callback(prepared.executor.close)
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)

@@ -248,6 +248,19 @@ class EngineClient:
             raise EngineError(self._explain("did not audit its modules", message.get("error")))
         return found
 
+    def forget(self, *, timeout_s: float) -> None:
+        """Leave the engine's KV cache as it was at its start: empty, and zeros in its blocks.
+
+        Raises:
+            EngineDied, EngineTimeout, EngineError: what became of the engine; it is of no more use.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._send({"do": "forget"}, deadline)
+        message = self._read(deadline, lambda: f"did not empty its cache within {timeout_s:.0f} s")
+        if message["event"] != "forgotten":
+            self.kill()
+            raise EngineError(self._explain("did not empty its cache", message.get("error")))
+
     def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
         """Have the engine watch a request go through its modules while it generates; ``None`` ends that.
 

@@ -37,6 +37,16 @@ class OfflineEngine:
         """What every worker answers."""
         return list(self._llm.collective_rpc(method, args=args))
 
+    def forget(self) -> None:
+        """Leave the KV cache as it was at the engine's start: nothing to be found in it, zeros in its blocks.
+
+        Raises:
+            RuntimeError: blocks of it are in use.
+        """
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: blocks of it are in use")
+        self.collective_rpc("bi_harness_clear_cache")
+
     def metrics(self) -> list[Any]:
         """vLLM's metrics, see ``vllm.v1.metrics.reader``."""
         return list(self._llm.get_metrics())

@@ -96,6 +96,8 @@ def _serve(
                 say({"event": "startup", "ranks": _startup(engine)})
             elif command["do"] == "modules":
                 say({"event": "modules", "found": _modules(engine, command)})
+            elif command["do"] == "forget":
+                say({"event": "forgotten", **_forget(engine)})
             elif command["do"] == "watch":
                 say({"event": "watched", "ranks": _watch(engine, command)})
             else:
@@ -200,6 +202,18 @@ def _modules(engine: Engine, command: dict[str, Any]) -> dict[str, Any]:
         raise Refused(f"{len(ranks)} workers have parts of the model, and modules are audited whole")
     found: dict[str, Any] = ranks[0]
     return found
+
+
+def _forget(engine: Engine) -> dict[str, Any]:
+    """Empty the KV cache.
+
+    Raises:
+        Refused: data parallel, each rank has a cache of its own.
+    """
+    if isinstance(engine, OnlineEngine):
+        raise Refused("the caches of a data parallel engine are not emptied")
+    engine.forget()
+    return {}
 
 
 def _watch(engine: Engine, command: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ class Readback:
         rank = self.rank % self.vllm_config.parallel_config.tensor_parallel_size  # type: ignore[attr-defined]
         return {**seen, "tp_rank": rank}
 
+    def bi_harness_clear_cache(self) -> None:
+        """Zeros in this worker's KV cache, as vLLM allocates it."""
+        import torch
+
+        with torch.inference_mode():
+            for cache in _tensors(self.model_runner.kv_caches):  # type: ignore[attr-defined]
+                cache.zero_()
+
     def bi_harness_server(self) -> dict[str, Any]:
         """All that a server cannot be asked for over HTTP, for its client on the same host: what
         ``bi_harness_effective`` tells, vLLM's configuration as this worker has it, devices and versions. Left
@@ -141,6 +150,15 @@ def _nvfp4(model: Any) -> dict[str, Any]:
             experts[_name(backend)] += 1
     found = {"nvfp4_linear": linear, "nvfp4_experts": experts}
     return {name: dict(sorted(count.items())) for name, count in found.items() if count}
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """All in a list, whose items may be lists themselves (layers that keep several states)."""
+    for item in value:
+        if isinstance(item, list | tuple):
+            yield from _tensors(item)
+        else:
+            yield item
 
 
 def _name(value: Any) -> str:

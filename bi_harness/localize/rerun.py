@@ -23,6 +23,9 @@ from bi_harness.workload.requests import Limits, Member, Request
 class Watchable(Generates, Protocol):
     """An engine's client, as far as it is needed here."""
 
+    def forget(self, *, timeout_s: float) -> None:
+        """See ``EngineClient.forget``."""
+
     def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
         """See ``EngineClient.watch``."""
 
@@ -76,7 +79,6 @@ class Rerun:
         self._alone_engine, self._arm_engine, self._timeout_s = alone, arm, timeout_s
         self._late = late
         self._known: dict[Request, tuple[Observations, float]] = {}
-        self._tries = 0
         self.generates = 0
         self.seconds = 0.0
         """Of generating, both arms of the last pair."""
@@ -119,9 +121,8 @@ class Rerun:
         """
         if self._late():
             return None
-        requests = [self._cold(r) for r in arm.requests]
-        self._tries += 1
-        burst = self._generate(self._arm_engine, requests, arm.bursts, arm.limits)
+        self._forget(arm.requests)
+        burst = self._generate(self._arm_engine, arm.requests, arm.bursts, arm.limits)
         for index, (subject, row) in enumerate(zip(subjects, arm.subjects, strict=True)):
             if self._late():
                 break
@@ -183,8 +184,8 @@ class Rerun:
 
     def _company(self, pair: Pair) -> tuple[Observations, float]:
         requests, bursts, _ = pair.bursts()
-        self._tries += 1
-        burst = self._generate(self._arm_engine, [self._cold(r) for r in requests], bursts, pair.limits)
+        self._forget(requests)
+        burst = self._generate(self._arm_engine, requests, bursts, pair.limits)
         row = sum(r.n for r in requests[: len(requests) - len(pair.company) + pair.place]) + pair.sequence
         return rows(burst.observations, [row], pair.subject.observed), burst.generate_s
 
@@ -195,9 +196,11 @@ class Rerun:
         made = tuple(int(token) for token in alone.tokens[0, : among.score])
         return pair.with_member(replace(among, prompt=pair.subject.prompt + made))
 
-    def _cold(self, request: Request) -> Request:
-        # What an earlier try left in the prefix cache must not be found by a later one.
-        return replace(request, cache=f"{request.cache}/{self._tries}") if request.cache else request
+    def _forget(self, requests: Sequence[Request]) -> None:
+        # Earlier tries computed much the same prompts. Under another name they would not be found, but would
+        # lie in the blocks beside: a stale block would have the right values, and the difference be gone.
+        if any(request.cache for request in requests):
+            self._arm_engine.forget(timeout_s=self._timeout_s)
 
     def _generate(
         self,

@@ -93,6 +93,11 @@ SCHEMA: Final = pa.schema(
 """The columns. Figures are null where nothing was compared; whole numbers saturate at the 64-bit bounds."""
 
 
+def import_ahead() -> None:
+    """Have pyarrow import pandas now, as it does at the first array that it makes."""
+    pa.array([0])
+
+
 def render_parquet(statement: Statement) -> bytes:
     """The file's bytes; the same for the same statement and pyarrow version."""
     rows = [_row(statement, check) for check in statement.predicate.bi_harness.checks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.certify.__main__ import Side, timed, told_ratio
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import first_line, length, seconds, shares, split
 from benchmarks.certify.vllm_tests import extract, fetch
@@ -100,3 +102,27 @@ def test_only_the_tests_are_taken_out(tmp_path: Path) -> None:
 def test_a_release_without_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no tests/v1/determinism"):
         extract(archive("vllm-1.0/setup.py"), "1.0", tmp_path / "tests")
+
+
+def side(wall_s: float, *, ended: bool = True) -> Side:
+    return Side(wall_s, 8, 8, 0, 0, 2, None, 0, ended)
+
+
+def test_the_ratio_is_told_where_it_is_known() -> None:
+    assert told_ratio({"bi-harness": side(100), "vllm": side(650)}) == "ratio: 6.50 times faster"
+    lower = told_ratio({"bi-harness": side(100), "vllm": side(650, ended=False)})
+    assert lower == "ratio: at least 6.50 times faster: vLLM's side had not ended by then"
+    assert told_ratio({"bi-harness": side(100, ended=False), "vllm": side(650)}) == ""
+    assert told_ratio({"vllm": side(650)}) == ""
+
+
+def test_a_command_that_takes_too_long_may_write_its_report(tmp_path: Path) -> None:
+    script = (
+        "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "    print('report')\n    raise SystemExit(5)"
+    )
+    wall_s, code, _, ended = timed([sys.executable, "-c", script], {}, tmp_path / "log", 1.0)
+    assert (code, ended, (tmp_path / "log").read_text()) == (5, False, "report\n")
+    assert 1 <= wall_s < 10
+    _, code, _, ended = timed([sys.executable, "-c", "raise SystemExit(3)"], {}, tmp_path / "log", 30.0)
+    assert (code, ended) == (3, True)

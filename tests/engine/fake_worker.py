@@ -105,6 +105,12 @@ def main() -> int:
                 misbehave(before)
             say({"event": "startup", "ranks": told[os.environ.get("RANKS", "ok")]})
             continue
+        if command["do"] == "forget":
+            if when == "forget":
+                misbehave(before)
+            in_use = os.environ.get("IN_USE")
+            say({"event": "failed" if in_use else "forgotten", "error": "blocks are in use"})
+            continue
         if command["do"] == "modules":
             if when == "modules":
                 misbehave(before)

@@ -160,6 +160,24 @@ def test_an_engine_that_fails_while_it_is_audited_is_gone(fakes: Fakes, how: str
     assert client.pid is None
 
 
+def test_an_engine_empties_its_cache(fakes: Fakes) -> None:
+    client = fakes.ready()
+    client.forget(timeout_s=30)
+    assert client.generate(requests(1), [[0]], timeout_s=30).steps, "and goes on"
+    full = fakes.ready(IN_USE="1")
+    with pytest.raises(EngineError, match=r"did not empty its cache.*blocks are in use"):
+        full.forget(timeout_s=30)
+    assert full.pid is None
+
+
+@pytest.mark.parametrize(("how", "says"), [("exit", "exit code 3"), ("error", "no such backend")])
+def test_an_engine_that_fails_while_it_empties_its_cache_is_gone(fakes: Fakes, how: str, says: str) -> None:
+    client = fakes.ready(f"{how}@forget")
+    with pytest.raises(EngineError, match=says):
+        client.forget(timeout_s=30)
+    assert client.pid is None
+
+
 def test_the_worker_gets_its_configuration_and_its_environment(fakes: Fakes) -> None:
     client = fakes.client(X="y")
     client.spawn()

@@ -42,12 +42,18 @@ class Engine:
     sampled: bool = False
     """Whether it is another token in place of another logprob."""
     first_only: bool = False
+    cached: bool = False
+    """Whether it is a stale block: gone where an earlier run of the same prompts left the right values."""
     ranks: int = 1
+    reading: int = 0
+    """Runs that read the prefix cache."""
+    forgotten: int = 0
     bursts: list[int] = field(default_factory=list)
     orders: list[Mapping[str, Any]] = field(default_factory=list)
     _order: Mapping[str, Any] | None = None
     _company: int = 0
     _prompt: int = 0
+    _filled: bool = False
 
     def generate(
         self,
@@ -68,15 +74,23 @@ class Engine:
         for i, request in enumerate(requests):
             wrong = size[i] >= self.least and not (self.flaky_when_watched and self._order is not None)
             wrong = wrong and not (self.first_only and len(self.bursts) > 1)
+            wrong = wrong and not (self.cached and self._filled)
             if wrong and request.max_tokens > self.at:
                 if self.sampled:
                     tokens[i, self.at] = 1
                 else:
                     logprobs[i, self.at, 1] = 1
+        reads = any(r.cache for r in requests)
+        self.reading += reads
+        self._filled = self._filled or reads
         self._company, self._prompt = max(size.values()), len(requests[0].prompt)
         lengths = np.array([r.max_tokens for r in requests], np.int32)
         observations = Observations(tokens, lengths, np.zeros((len(requests), steps, 3), np.int32), logprobs)
         return Burst(observations, (), 0.5)
+
+    def forget(self, *, timeout_s: float) -> None:
+        self.forgotten += 1
+        self._filled = False
 
     def watch(self, order: Mapping[str, Any] | None, *, timeout_s: float) -> tuple[dict[str, Any], ...]:
         self._order = order
@@ -341,3 +355,13 @@ def test_the_eager_engine_is_one_process_of_the_library() -> None:
 def test_lines_that_follow_each_other_become_one(count: int) -> None:
     assert len(summed_up(("a",) * count)) == min(1, count)
     assert len(summed_up(tuple(map(str, range(count))))) <= 65
+
+
+def test_what_earlier_tries_left_in_the_cache_hides_no_difference() -> None:
+    subjects = tuple(replace(r, cache="") for r in SUBJECTS)
+    cached = tuple(replace(r, cache="one") for r in SUBJECTS)
+    plan = CheckPlan(subjects, (together("eights", cached, 8),))
+    engine = Engine(cached=True)
+    told = localized(engine, replace(CASE, plan=plan))
+    assert (told.outcome, told.module, told.smallest.neighbours) == ("module", "layers.0.proj", 2)
+    assert engine.forgotten == engine.reading > 10  # with hooks, too
