@@ -1,11 +1,11 @@
 """``python -m benchmarks.certify``: vLLM's own determinism tests against ``bi-harness run``, on this GPU.
 
-Both sides run one after the other on one machine: the same checkpoint, made before, the same attention
-backends, compiled (vLLM's tests know nothing else), each with compile caches of its own that are empty at its
-start. vLLM's side is ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours
-are the checks that look at no less (``coverage.py``), each with its control. Ours run first, so that what a
-host reads from its disk for the first time counts against us. Raw figures go to ``--out`` as JSON after each
-side.
+The same checkpoint, made before, the same attention backends, compiled (vLLM's tests know nothing else), each
+side with compile caches of its own that are empty at its start. vLLM's side is
+``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks that
+look at no less (``coverage.py``), each with its control. One side runs after the other, ours first, so that
+what a host reads from its disk for the first time counts against us; or, on a host with two GPUs, both at once
+(``--at-once``). Raw figures go to ``--out`` as JSON after each side.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import typer
 from junitparser import JUnitXml
 
 from benchmarks.certify import vllm_tests
+from benchmarks.certify.command import Place, side_by_side, timed, usable_cores
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
 from benchmarks.certify.workload import LOAD, PROFILE, with_load
@@ -43,14 +42,13 @@ from bi_harness.workload.checkpoint import spec_digest
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
 RUN_TESTS = "import vllm.config, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-INTERRUPTED_S = 30.0
 ENGINE = re.compile(r"Initializing a V1 LLM engine")
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One side's figures. ``busy``: the share of samples in which a GPU ran a kernel; ``ended``: whether it
-    came to its end by itself, rather than by the limit of time."""
+    came to its end by itself, rather than by the limit of time; ``cores``: that it could use."""
 
     wall_s: float
     checks: int
@@ -61,6 +59,7 @@ class Side:
     busy: float | None
     exit_code: int
     ended: bool = True
+    cores: int = 0
     cases: dict[str, str] = field(default_factory=dict)
     shares: Shares | None = None
 
@@ -68,43 +67,6 @@ class Side:
     def checks_a_minute(self) -> float:
         """Checks, or tests, with a verdict."""
         return 60 * (self.passed + self.failed) / self.wall_s
-
-
-class Busy:
-    """Samples the GPUs' utilization, while it is entered, every half a second."""
-
-    def __init__(self) -> None:
-        self._samples: list[int] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> Busy:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def share(self) -> float | None:
-        """Of the samples in which a kernel ran; ``None`` where there is no NVIDIA GPU to ask."""
-        return sum(s > 0 for s in self._samples) / len(self._samples) if self._samples else None
-
-    def _sample(self) -> None:
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            # Those that CUDA_VISIBLE_DEVICES leaves: others of the host may be busy with something else.
-            handles = [pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid) for gpu in detect().gpus]
-        except Exception:  # Not a verdict: a figure that is left out.
-            return
-        while not self._done.wait(0.5):
-            with suppress(pynvml.NVMLError):
-                self._samples.append(max(pynvml.nvmlDeviceGetUtilizationRates(h).gpu for h in handles))
 
 
 def environment(folder: Path, python_path: str) -> dict[str, str]:
@@ -119,7 +81,13 @@ def environment(folder: Path, python_path: str) -> dict[str, str]:
 
 
 def theirs(
-    tests: Path, checkpoint: Path, backends: Sequence[str], python: str, work: Path, timeout_s: float
+    tests: Path,
+    checkpoint: Path,
+    backends: Sequence[str],
+    python: str,
+    work: Path,
+    timeout_s: float,
+    place: Place,
 ) -> Side:
     """Run vLLM's tests of these backends."""
     report, log = work / "vllm.xml", work / "vllm.log"
@@ -128,7 +96,7 @@ def theirs(
         *("-s", "-p", "no:cacheprovider", f"--junitxml={report}", "--rootdir", str(tests)),
     ]
     env = {**environment(work / "vllm-caches", str(tests)), "VLLM_TEST_MODEL": str(checkpoint)}
-    wall_s, code, busy, ended = timed(command, env, log, timeout_s)
+    ran = timed(command, env, log, timeout_s, place)
     cases = {}
     for suite in JUnitXml.fromfile(str(report)) if report.exists() else ():
         for case in suite:
@@ -136,20 +104,21 @@ def theirs(
             cases[case.name] = kinds[0] if kinds else "passed"
     outcomes = list(cases.values())
     return Side(
-        wall_s=wall_s,
+        wall_s=ran.wall_s,
         checks=len(cases),
         passed=outcomes.count("passed"),
         failed=outcomes.count("failure"),
         other=len(cases) - outcomes.count("passed") - outcomes.count("failure"),
         engine_starts=len(ENGINE.findall(log.read_text(encoding="utf-8", errors="replace"))),
-        busy=busy,
-        exit_code=code,
-        ended=ended,
+        busy=ran.busy,
+        exit_code=ran.exit_code,
+        ended=ran.ended,
+        cores=len(place.cores),
         cases=cases,
     )
 
 
-def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) -> Side:
+def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float, place: Place) -> Side:
     """Run the checks, and account for the time by their journal."""
     out, log = work / "reports", work / "bi-harness.log"
     command = [
@@ -157,10 +126,12 @@ def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) ->
         *("--engine-python", python, "--out", str(out)),
     ]
     began = time.time()
-    wall_s, code, busy, ended = timed(command, {**os.environ}, log, timeout_s)
+    ran = timed(command, {**os.environ}, log, timeout_s, place)
     runs = sorted(out.glob("*/*/events.jsonl"))
     if len(runs) != 1:
-        raise SystemExit(f"bi-harness left {len(runs)} runs (exit code {code}); its output is in {log}")
+        raise SystemExit(
+            f"bi-harness left {len(runs)} runs (exit code {ran.exit_code}); its output is in {log}"
+        )
     events = [json.loads(line) for line in runs[0].read_text(encoding="utf-8").splitlines()]
     results = {
         f"{e['result']['cell']}::{e['result']['check']}": e["result"]["status"]
@@ -170,17 +141,18 @@ def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float) ->
     statuses = list(results.values())
     ready = [e for e in events if e["type"] == "engine_ready"]
     return Side(
-        wall_s=wall_s,
+        wall_s=ran.wall_s,
         checks=len(statuses),
         passed=statuses.count("pass"),
         failed=statuses.count("fail"),
         other=len(statuses) - statuses.count("pass") - statuses.count("fail"),
         engine_starts=len(ready),
-        busy=busy,
-        exit_code=code,
-        ended=ended,
+        busy=ran.busy,
+        exit_code=ran.exit_code,
+        ended=ran.ended,
+        cores=len(place.cores),
         cases=results,
-        shares=shares(events, began, began + wall_s, first_lines(ready, runs[0].parent / "logs")),
+        shares=shares(events, began, began + ran.wall_s, first_lines(ready, runs[0].parent / "logs")),
     )
 
 
@@ -195,30 +167,6 @@ def first_lines(ready: Sequence[Mapping[str, Any]], logs: Path) -> dict[float, f
             if line is not None and at - start_s - 1 <= line <= at:
                 found[at] = line
     return found
-
-
-def timed(
-    command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float
-) -> tuple[float, int, float | None, bool]:
-    """Wall seconds, exit code and the GPU's busy share of a command, and whether it ended by itself; its
-    output goes to ``log``. After ``timeout_s`` it is interrupted, so that it can write its report."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as out, Busy() as busy:
-        started = time.perf_counter()
-        ended = True
-        with subprocess.Popen(list(command), env=dict(env), stdout=out, stderr=subprocess.STDOUT) as process:
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                ended = False
-            wall_s = time.perf_counter() - started
-            if not ended:
-                process.send_signal(signal.SIGINT)
-                try:
-                    process.wait(INTERRUPTED_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-    return wall_s, process.returncode, busy.share, ended
 
 
 def make_model(model: str, layers: int | None, python: str) -> Path:
@@ -261,6 +209,9 @@ def main() -> None:
     parser.add_argument("--engine-python", default=sys.executable)
     parser.add_argument("--tests", type=Path, help="folder with vLLM's tests, where there is no network")
     parser.add_argument("--only", choices=["vllm", "bi-harness"], help="one side, which gives no ratio")
+    parser.add_argument(
+        "--at-once", action="store_true", help="both at the same time, each on a GPU and half of the cores"
+    )
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each side")
     parser.add_argument("--out", type=Path, help="JSON with the raw figures")
     parser.add_argument("--work", type=Path, help="keep both sides' logs and reports in this new folder")
@@ -295,7 +246,8 @@ def main() -> None:
             arguments.out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
         checkpoint = make_model(arguments.model, arguments.layers, python)
-        if arguments.only != "vllm":
+
+        def run_ours(place: Place) -> None:
             chosen = checks_for(tuple(c.test for c in COUNTERPARTS))
             load = ["--profile", arguments.profile or PROFILE]
             if arguments.profile is None:
@@ -309,12 +261,26 @@ def main() -> None:
                 *(part for backend in backends for part in ("--backend", backend)),
                 *arguments.rest,
             ]
-            found["bi-harness"] = ours(flags, python, work, arguments.timeout)
+            found["bi-harness"] = ours(flags, python, work, arguments.timeout, place)
             write()
-        if arguments.only != "bi-harness":
+
+        def run_theirs(place: Place) -> None:
             tests = vllm_tests.fetch(release, arguments.tests or work / "tests")
-            found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout)
+            found["vllm"] = theirs(tests, checkpoint, backends, python, work, arguments.timeout, place)
             write()
+
+        if arguments.at_once:
+            places = side_by_side(detect(), usable_cores())
+            with ThreadPoolExecutor(2) as pool:
+                began = [pool.submit(run_theirs, places[0]), pool.submit(run_ours, places[1])]
+                for one in began:
+                    one.result()
+        else:
+            everywhere = Place(usable_cores())
+            if arguments.only != "vllm":
+                run_ours(everywhere)
+            if arguments.only != "bi-harness":
+                run_theirs(everywhere)
     for name, side in found.items():
         busy = "not known" if side.busy is None else f"{side.busy:.0%}"
         typer.echo(

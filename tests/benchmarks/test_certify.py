@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.certify.__main__ import Side, timed, told_ratio
+from benchmarks.certify.__main__ import Side, told_ratio
+from benchmarks.certify.command import Place, side_by_side, timed, usable_cores
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import first_line, length, seconds, shares, split
 from benchmarks.certify.vllm_tests import extract, fetch
+from bi_harness.device.facts import GpuFacts, HostFacts
 
 ROOT = Path(__file__).resolve().parents[2]
 spans = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8)
@@ -104,6 +107,14 @@ def test_a_release_without_them(tmp_path: Path) -> None:
         extract(archive("vllm-1.0/setup.py"), "1.0", tmp_path / "tests")
 
 
+def gpu(index: int, *, name: str = "NVIDIA H200", mig: bool = False) -> GpuFacts:
+    return GpuFacts(index, name, f"GPU-{index}", "9.0", 140.0, "575", mig)
+
+
+def host() -> HostFacts:
+    return HostFacts("h", "os", "Linux", "x86_64", "3.11", "cpu", (), 8, 8, None, 64.0, 1, None)
+
+
 def side(wall_s: float, *, ended: bool = True) -> Side:
     return Side(wall_s, 8, 8, 0, 0, 2, None, 0, ended)
 
@@ -121,8 +132,26 @@ def test_a_command_that_takes_too_long_may_write_its_report(tmp_path: Path) -> N
         "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n"
         "    print('report')\n    raise SystemExit(5)"
     )
-    wall_s, code, _, ended = timed([sys.executable, "-c", script], {}, tmp_path / "log", 1.0)
-    assert (code, ended, (tmp_path / "log").read_text()) == (5, False, "report\n")
-    assert 1 <= wall_s < 10
-    _, code, _, ended = timed([sys.executable, "-c", "raise SystemExit(3)"], {}, tmp_path / "log", 30.0)
-    assert (code, ended) == (3, True)
+    log, all_cores = tmp_path / "log", Place(usable_cores())
+    ran = timed([sys.executable, "-c", script], {}, log, 3.0, all_cores)
+    assert (ran.exit_code, ran.ended, log.read_text()) == (5, False, "report\n")
+    assert 3 <= ran.wall_s < 30
+    ran = timed([sys.executable, "-c", "raise SystemExit(3)"], {}, log, 30.0, all_cores)
+    assert (ran.exit_code, ran.ended, ran.busy) == (3, True, None)
+
+
+def test_a_side_runs_where_it_may(tmp_path: Path) -> None:
+    script = "import os; print(sorted(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES'])"
+    core = usable_cores()[-1]
+    timed([sys.executable, "-c", script], {}, tmp_path / "log", 30.0, Place((core,), 3))
+    assert (tmp_path / "log").read_text() == f"[{core}] 3\n"
+
+
+def test_both_sides_at_once_have_as_much() -> None:
+    two = replace(host(), gpus=(gpu(0), gpu(1)))
+    assert side_by_side(two, range(9)) == (Place((0, 1, 2, 3), 0), Place((4, 5, 6, 7), 1))
+    for others in ((gpu(0),), (gpu(0), gpu(1, name="NVIDIA A100")), (gpu(0), gpu(1, mig=True))):
+        with pytest.raises(ValueError, match="two GPUs of one kind"):
+            side_by_side(replace(host(), gpus=others), range(9))
+    with pytest.raises(ValueError, match="two cores"):
+        side_by_side(two, [3])
