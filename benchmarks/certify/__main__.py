@@ -4,8 +4,8 @@ The same checkpoint, made before, the same attention backends, compiled (vLLM's 
 side with compile caches of its own that are empty at its start. vLLM's side is
 ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks that
 look at no less (``coverage.py``), each with its control. One side runs after the other, ours first, so that
-what a host reads from its disk for the first time counts against us; or, on a host with two GPUs, both at once
-(``--at-once``). Raw figures go to ``--out`` as JSON after each side.
+what a host reads from its disk for the first time counts against us; or, on a host with two GPUs, both at
+once (``--at-once``). Raw figures go to ``--out`` as JSON after each side.
 """
 
 from __future__ import annotations

@@ -18,7 +18,11 @@ from types import TracebackType
 from bi_harness.device.facts import HostFacts
 
 INTERRUPTED_S = 30.0
-_PINNED = "import json, os, sys; os.sched_setaffinity(0, json.loads(sys.argv[1])); os.execvp(sys.argv[2], sys.argv[2:])"
+_PINNED = """
+import json, os, sys
+os.sched_setaffinity(0, json.loads(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,8 @@ def side_by_side(host: HostFacts, cores: Sequence[int]) -> tuple[Place, Place]:
 
 
 def timed(command: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float, place: Place) -> Ran:
-    """Run a command; its output goes to ``log``. After ``timeout_s`` it is interrupted, so that it can write its
-    report, and half a minute later killed."""
+    """Run a command; its output goes to ``log``. After ``timeout_s`` it is interrupted, so that it can write
+    its report, and half a minute later killed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     pinned = [sys.executable, "-c", _PINNED, json.dumps(place.cores), *command]
     with open(log, "wb") as out, Busy(place.gpu) as busy:

@@ -24,9 +24,9 @@ COUNTERPARTS = (
     Counterpart(
         "test_v1_generation_is_deterministic_across_batch_sizes_with_needle",
         ("needle", "bs1_vs_bsN"),
-        "vLLM: the text of one request of 4 words, 128 tokens, in 5 batches of 64 to 128 with prompts of 1,024 "
-        "to 2,048 words. Here: tokens and all logprobs of 8 requests among 25 fillers, and of 128 requests in one "
-        "batch; 16 tokens each, prompts of up to 470 tokens.",
+        "vLLM: the text of one request of 4 words, 128 tokens, in 5 batches of 64 to 128 with prompts of "
+        "1,024 to 2,048 words. Here: tokens and all logprobs of 8 requests among 25 fillers, and of 128 "
+        "requests in one batch; 16 tokens each, prompts of up to 470 tokens.",
     ),
     Counterpart(
         "test_logprobs_bitwise_batch_invariance_bs1_vs_bsN",
