@@ -25,14 +25,14 @@ COUNTERPARTS = (
         "test_v1_generation_is_deterministic_across_batch_sizes_with_needle",
         ("needle", "bs1_vs_bsN"),
         "vLLM: the text of one request of 4 words, 128 tokens, in 5 batches of 64 to 128 with prompts of "
-        "1,024 to 2,048 words. Here: tokens and all logprobs of 8 requests among 25 fillers, and of 128 "
-        "requests in one batch; 16 tokens each, prompts of up to 470 tokens.",
+        "1,024 to 2,048 words. Here: tokens and all logprobs of 8 requests among 25 fillers, and of 33 "
+        "requests among 95; 20 tokens each, prompts of up to 470 tokens.",
     ),
     Counterpart(
         "test_logprobs_bitwise_batch_invariance_bs1_vs_bsN",
         ("bs1_vs_bsN",),
         "vLLM: 32 prompts, 16 tokens, the sampled token's logprob, one batch of 32; twice, with block sizes "
-        "that FlexAttention alone reads. Here: 128 prompts, 16 tokens, top 5, batches of 32 and 128.",
+        "that FlexAttention alone reads. Here: 33 prompts, 20 tokens, top 5, batches of 32 and 128.",
     ),
     Counterpart(
         "test_simple_generation",

@@ -81,9 +81,11 @@ class EngineSettings:
         weights: ``named`` or ``synthetic``; a synthetic model of ``models.yaml`` is always synthetic.
         layers: number of layers to shrink synthetic weights to; ``None`` for the model's own.
         model_cache: folder of checkpoints made on the spot.
-        compile_cache: folder of compile caches. The arms never share one: a graph compiled with the
+        compile_cache: folder of the unit's own caches. The arms never share one: a graph compiled with the
             invariance mode must not be taken for one without it.
-        shared_cache: folder of what is the same for all engines of a run.
+        shared_cache: folder of the run's caches that are looked up by all of what is compiled: Triton's
+            kernels, with the configurations that its tuner found, and on GPUs Inductor's code, of which the
+            arms' compiled engines have one each. Nothing of an earlier run is in it.
         environment: the environment to start from.
         cores: CPU cores that the engines may use.
     """
@@ -221,14 +223,21 @@ def engine_config(
         llm["speculative_config"] = _speculation(check.speculation, model, draft, settings.model_cache)
         llm["disable_log_stats"] = False  # the counters of accepted tokens are among them
     invariance = device.invariance
-    # In eager mode the sampler's helpers alone are compiled, the same in all engines: once for all.
-    cache = settings.shared_cache if cell.mode == "eager" else f"{settings.compile_cache}/{arm}"
+    if cell.mode == "eager":
+        # The sampler's helpers alone are compiled, the same in all engines: once for all.
+        inductor = settings.shared_cache
+    elif device.kind == "cuda":
+        inductor = f"{settings.shared_cache}/{arm}"
+    else:
+        # Code for a CPU has the number of threads in it, which Inductor does not look it up by.
+        inductor = f"{settings.compile_cache}/{arm}"
     env = {
         **settings.environment,
         **device.engine_env,
         **(invariance.on if arm == "treatment" else invariance.off),
         "VLLM_CACHE_ROOT": f"{settings.compile_cache}/{arm}",
-        "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor",
+        "TORCHINDUCTOR_CACHE_DIR": f"{inductor}/inductor",
+        "TRITON_CACHE_DIR": f"{settings.shared_cache}/triton",
         "PYTHONHASHSEED": "0",
     }
     if arm == "control":

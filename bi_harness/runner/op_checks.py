@@ -133,6 +133,7 @@ def ops_setup(spec: Spec, context: Context, cell: Cell, arm: ArmName) -> OpsSetu
         **switch,
         "VLLM_CACHE_ROOT": str(cache),
         "TORCHINDUCTOR_CACHE_DIR": str(shared / "inductor"),
+        "TRITON_CACHE_DIR": str(shared / "triton"),
         "HF_HUB_OFFLINE": "1",
         "PYTHONHASHSEED": "0",
     }

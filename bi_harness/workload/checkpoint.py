@@ -56,20 +56,22 @@ def checkpoint_digest(folder: Path) -> str:
 def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
     """Make the checkpoint in ``folder`` unless it is there whole. Returns ``{"digest", "made_by"}``.
 
-    Safe when several processes ask at once: one makes it, the others wait.
+    Safe when several processes ask at once: one makes it, the others wait. Whether it is whole is looked at
+    by all at the same time: reading gigabytes one after the other would hold up every engine of a host.
 
     Raises:
         ValueError: when the folder holds something else, or transformers does not know the architecture
             or refuses the configuration.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock")):
+    lock = folder.with_suffix(".lock")
+    with _lock(lock, shared=True):
+        if (found := _whole(spec, folder)) is not None:
+            return found
+    with _lock(lock):
+        if (found := _whole(spec, folder)) is not None:
+            return found
         if (folder / DONE).is_file():
-            record = _record(folder)
-            if record.get("spec") not in (None, spec_digest(spec)):
-                raise ValueError(f"{folder} holds the checkpoint of another model; choose another folder")
-            if record and record["digest"] == checkpoint_digest(folder):
-                return {"digest": record["digest"], "made_by": record["made_by"]}
             # Someone changed a file: never run what its digest does not describe.
             shutil.rmtree(folder)
         elif folder.exists():
@@ -86,6 +88,22 @@ def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
     return record
 
 
+def _whole(spec: dict[str, Any], folder: Path) -> dict[str, str] | None:
+    """What is known of the checkpoint in ``folder``; ``None`` where it is not there, or not as it was made.
+
+    Raises:
+        ValueError: it is another model's.
+    """
+    if not (folder / DONE).is_file():
+        return None
+    record = _record(folder)
+    if record.get("spec") not in (None, spec_digest(spec)):
+        raise ValueError(f"{folder} holds the checkpoint of another model; choose another folder")
+    if not record or record["digest"] != checkpoint_digest(folder):
+        return None
+    return {"digest": record["digest"], "made_by": record["made_by"]}
+
+
 def _record(folder: Path) -> dict[str, str]:
     """What ``DONE`` says; empty when it is not what ``ensure`` wrote."""
     try:
@@ -97,12 +115,12 @@ def _record(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     # fcntl and not filelock: this runs under the engine's interpreter, where only vLLM's needs are sure.
     import fcntl
 
     with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

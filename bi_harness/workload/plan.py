@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bi_harness.errors import SpecError
-from bi_harness.workload.checkplan import CheckPlan, together
+from bi_harness.workload.checkplan import ArmPlan, CheckPlan, together
 from bi_harness.workload.prompts import make_requests, stream
-from bi_harness.workload.requests import Request
+from bi_harness.workload.requests import Member, Request
 
 if TYPE_CHECKING:
     from bi_harness.spec.models import ModelSpec
     from bi_harness.spec.suites import SuiteSpec
 
+LARGEST_BATCH = 4096
 SMALLEST_MAX_BATCH = 64
 """Engines admit at least so many requests at once: bursts and neighbours go beyond the batch sizes."""
 
@@ -25,7 +26,8 @@ class Workload:
 
     Attributes:
         requests: distinct requests: the subjects.
-        batch_sizes: sizes to compare with batch size 1, rising.
+        batch_sizes: sizes to compare with batch size 1, rising; those beyond the number of requests are
+            filled up with neighbours.
         seed: of the workload.
         vocab_size: token ids lie in [0, vocab_size).
         longest_prompt: in tokens.
@@ -52,8 +54,25 @@ class Workload:
 
     def bs1_vs_bsN(self) -> CheckPlan:
         """Every request alone, and in batches of every size."""
-        arms = tuple(together(f"batches of {n}", self.requests, n) for n in self.batch_sizes)
+        arms = tuple(
+            together(f"batches of {n}", self.requests, n) if n <= len(self.requests) else self._filled(n)
+            for n in self.batch_sizes
+        )
         return CheckPlan(self.requests, arms)
+
+    def _filled(self, size: int) -> ArmPlan:
+        """All requests at random places in one batch, with neighbours of every length: a large batch, without
+        as many runs alone."""
+        label = f"filled/{size}"
+        lengths = self.numbers(f"{label}/lengths", size - len(self.requests), self.longest_prompt)
+        neighbours = [self.neighbour(f"{label}/{i}", length + 1) for i, length in enumerate(lengths)]
+        return ArmPlan(
+            name=f"batches of {size}",
+            requests=(*self.requests, *neighbours),
+            bursts=(tuple(Member(place) for place in self.shuffled(label, size)),),
+            subjects=tuple(range(len(self.requests))),
+            batch_size=size,
+        )
 
     def prompt(self, label: str, length: int) -> tuple[int, ...]:
         """``length`` random token ids that depend on the seed and ``label`` alone."""
@@ -86,6 +105,10 @@ class Workload:
         return sorted(range(count), key=lambda i: (keys[i], i))
 
 
+def _is_batch_size(value: object) -> bool:
+    return type(value) is int and 2 <= value <= LARGEST_BATCH
+
+
 def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int) -> Workload:
     """The workload for ``model`` in ``profile``.
 
@@ -106,10 +129,12 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
     if not isinstance(min_steps, int) or min_steps < 0:
         raise SpecError(f"{where}: min_steps must be a whole number from 0; it is {min_steps!r}")
     sizes = params.get("batch_sizes")
-    if not isinstance(sizes, list) or not sizes or min(sizes) < 2 or max(sizes) > numbers["prompts"]:
+    whole = isinstance(sizes, list) and all(
+        type(size) is int and 2 <= size <= LARGEST_BATCH for size in sizes
+    )
+    if not sizes or not whole:
         raise SpecError(
-            f"{where}: batch_sizes must be whole numbers from 2 to prompts ({numbers['prompts']}); "
-            f"they are {sizes!r}"
+            f"{where}: batch_sizes must be whole numbers from 2 to {LARGEST_BATCH}; they are {sizes!r}"
         )
     longest = min(numbers["longest_prompt"], model.max_model_len - numbers["steps"] - 1)
     try:

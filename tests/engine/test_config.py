@@ -18,6 +18,8 @@ from bi_harness.workload.adapters import adapter_spec
 from bi_harness.workload.checkpoint import spec_digest
 
 CACHES = {"VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR"}
+GPU = {"device": "h200", "model": "qwen3-1.7b", "backend": "FLASH_ATTN"}
+CPU = {"device": "cpu", "model": "qwen3-tiny", "backend": "CPU_ATTN"}
 
 
 def settings(**changes: Any) -> EngineSettings:
@@ -89,21 +91,32 @@ def test_the_arms_differ_in_the_invariance_and_their_caches_alone(
     assert not {one.env[k] for k in apart} & {two.env[k] for k in apart}
 
 
-def test_the_arms_share_inductors_cache_in_eager_mode_alone(spec: Spec) -> None:
-    """A graph that was compiled with the invariance mode must not be taken for one without it."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
+@pytest.mark.parametrize(("kind", "compiled"), [(GPU, "/shared/"), (CPU, "/compile/")])
+def test_the_arms_share_inductors_cache_in_eager_mode_alone(
+    spec: Spec, kind: dict[str, str], compiled: str
+) -> None:
+    """A graph that was compiled with the invariance mode must not be taken for one without it; nor, on a CPU,
+    code for another number of threads."""
     found = {
-        (mode, arm): config(spec, arm, mode=mode).env[name]
+        (mode, arm): config(spec, arm, mode=mode, **kind).env["TORCHINDUCTOR_CACHE_DIR"]
         for mode in ("eager", "compile")
         for arm in ("treatment", "control")
     }
     assert found["eager", "treatment"] == found["eager", "control"]
     assert len(set(found.values())) == 3
-    assert all(folder.startswith("/compile/") for (mode, _), folder in found.items() if mode == "compile")
     assert found["eager", "control"].startswith("/shared/")
+    assert all(folder.startswith(compiled) for (mode, _), folder in found.items() if mode == "compile")
 
 
-@pytest.mark.parametrize("name", sorted(CACHES))
+def test_vllms_caches_are_of_a_unit_and_an_arm_and_tritons_of_all(spec: Spec) -> None:
+    engines = [
+        config(spec, arm, mode=mode).env for mode in ("eager", "compile") for arm in ("treatment", "control")
+    ]
+    assert all(env["VLLM_CACHE_ROOT"].startswith("/compile/") for env in engines)
+    assert {env["TRITON_CACHE_DIR"] for env in engines} == {"/shared/triton"}
+
+
+@pytest.mark.parametrize("name", sorted({*CACHES, "TRITON_CACHE_DIR"}))
 def test_a_cache_of_the_environment_is_not_taken(spec: Spec, name: str) -> None:
     assert config(spec, environment={name: "/home/cache"}).env[name].startswith(("/compile/", "/shared/"))
 

@@ -169,6 +169,16 @@ print(checkpoint.ensure({"seed": 1}, Path(sys.argv[1]) / "c"))
     assert (tmp_path / "made").read_text() == "x"
 
 
+def test_one_that_is_there_is_looked_at_by_all_at_once(tmp_path: Path, stub: list[int]) -> None:
+    import fcntl
+
+    record = ensure(TINY, tmp_path / "c")
+    with open(tmp_path / "c.lock") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # another process reads it
+        assert ensure(TINY, tmp_path / "c") == record
+    assert stub == [5]
+
+
 def test_the_program_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -71,12 +71,26 @@ def test_a_bad_number_is_named_with_file_and_key(spec: Spec, key: str, value: ob
     assert repr(value) in said
 
 
-@pytest.mark.parametrize("sizes", [None, [], [1, 2], [0], [2, 34], 5, "2,3"])
+@pytest.mark.parametrize("sizes", [None, [], [1, 2], [0], [2, 4097], 5, "2,3", [2, "3"], [2.5], [True]])
 def test_bad_batch_sizes_are_named_with_file_and_key(spec: Spec, sizes: object) -> None:
     with pytest.raises(SpecError) as caught:
         planned(spec, batch_sizes=sizes)
     assert "suites/batch_invariance/suite.yaml: profiles.smoke: batch_sizes" in str(caught.value)
-    assert "2 to prompts (33)" in str(caught.value)
+    assert f"from 2 to 4096; they are {sizes!r}" in str(caught.value)
+
+
+def test_a_batch_beyond_the_prompts_is_filled_up_with_neighbours(spec: Spec) -> None:
+    workload = planned(spec, batch_sizes=[33, 80])
+    whole, filled = workload.bs1_vs_bsN().arms
+    assert (len(whole.requests), whole.batch_size) == (33, 33)
+    assert (len(filled.requests), filled.batch_size, workload.max_batch) == (80, 80, 80)
+    assert filled.requests[:33] == workload.requests
+    assert filled.subjects == tuple(range(33))
+    assert sorted(member.request for member in filled.bursts[0]) == list(range(80))
+    lengths = {len(request.prompt) for request in filled.requests[33:]}
+    assert 1 <= min(lengths) < 200 < max(lengths) <= workload.longest_prompt
+    assert len({request.prompt for request in filled.requests}) == 80
+    assert filled == planned(spec, batch_sizes=[80]).bs1_vs_bsN().arms[0]
 
 
 def test_an_unknown_profile_is_refused_with_those_that_are(spec: Spec) -> None:
