@@ -40,6 +40,7 @@ class OpsSetup:
         invariance: whether the invariance mode must be on, as read back.
         capability: compute capability that every GPU must have; ``None`` on a CPU.
         planted: the fault that must be planted; ``None`` for none.
+        ranks: tensor parallel ranks of the engines that it stands for.
     """
 
     python: str
@@ -52,6 +53,7 @@ class OpsSetup:
     invariance: bool
     capability: str | None = None
     planted: str | None = None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class OpsClient:
             "dtype": setup.dtype,
             "backend": setup.backend,
             "max_model_len": setup.max_model_len,
+            "ranks": setup.ranks,
         }
         path.write_text(json.dumps(told, indent=2), encoding="utf-8")
         command_read, self._commands = os.pipe()

@@ -91,11 +91,14 @@ class Probe:
         config: of the model, as transformers has it.
         dtype: the model's.
         vllm_config: see ``open_vllm``.
+        ranks: of tensor parallel engines.
     """
 
-    def __init__(self, device: str, config: Mapping[str, Any], dtype: str, vllm_config: Any) -> None:
+    def __init__(
+        self, device: str, config: Mapping[str, Any], dtype: str, vllm_config: Any, ranks: int = 1
+    ) -> None:
         self.device, self.dims, self.dtype = device, dims(config), dtype
-        self._vllm_config = vllm_config
+        self._vllm_config, self._ranks = vllm_config, ranks
         self._most_bytes = _most_bytes(device)
 
     def of(self, name: str, effort: Effort, *, planted_too: bool) -> Iterator[dict[str, Any]]:
@@ -148,6 +151,7 @@ class Probe:
             dtype=dtype,
             vllm_config=self._vllm_config,
             most_bytes=self._most_bytes,
+            ranks=self._ranks,
         )
         try:
             _give_back(self.device)
@@ -313,7 +317,7 @@ def _open(setup: Mapping[str, Any]) -> tuple[Probe, dict[str, Any]]:
         backend=setup["backend"],
         max_model_len=setup["max_model_len"],
     )
-    probe = Probe(setup["device"], setup["config"], setup["dtype"], vllm_config)
+    probe = Probe(setup["device"], setup["config"], setup["dtype"], vllm_config, setup["ranks"])
     return probe, effective(setup["device"], setup["dtype"], vllm_config)
 
 
@@ -324,6 +328,7 @@ def by_hand(argv: list[str]) -> int:
     parser.add_argument("--config", type=Path, help="a model's config.json; Qwen3-1.7B's shape by default")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--backend", help="of attention; vLLM's choice by default")
+    parser.add_argument("--ranks", type=int, default=1, help="tensor parallel ranks, for all_reduce")
     parser.add_argument("--op", action="append", help="only this operator (repeatable)")
     parser.add_argument("--family", action="append", help="only this family (repeatable)")
     parser.add_argument("--subjects", type=int, default=256)
@@ -346,6 +351,7 @@ def by_hand(argv: list[str]) -> int:
     )
     with tempfile.TemporaryDirectory(prefix="bi-harness-ops-") as folder:
         setup = {"folder": folder, "config": config, "device": given.device, "dtype": given.dtype}
+        setup["ranks"] = given.ranks
         probe, told_ = _open(
             {**setup, "backend": given.backend, "max_model_len": min(4096, dims(config)["positions"])}
         )

@@ -154,6 +154,7 @@ def ops_setup(spec: Spec, context: Context, cell: Cell, arm: ArmName) -> OpsSetu
         invariance=arm == "treatment" and device.invariance.how != "none",
         capability=device.capability,
         planted=env.get(PLANT_VARIABLE) or None,
+        ranks=cell.tp,
     )
 
 

@@ -48,6 +48,19 @@ def test_stock_operators_differ_where_they_do_and_others_are_planted(ops: Ran) -
     assert "by a planted difference" in ops.ours["why"]
 
 
+def test_the_sum_over_two_ranks_is_certified(harness: Harness) -> None:
+    ran = harness.run("--suite", "ops", "--model", "qwen3-tiny-ranks", "--profile", "nightly")
+    assert ran.code == ExitCode.CERTIFIED, ran.stderr
+    (check,) = ran.checks()
+    (alike, drawn) = check["ops"]
+    assert (alike["op"], alike["shape"], alike["judged"]) == ("all_reduce", "2 ranks, 256", True)
+    assert alike["ranges"] == [{"first": 1, "last": 4096, "holds": True}]
+    assert 0 < alike["distance"] <= 1
+    assert drawn["drawn"] > 1
+    assert all(fact["found"].startswith("planted: ") for fact in check["control_facts"])
+    assert ran.left == ()
+
+
 def test_what_a_cpu_has_not_got_is_a_skip_with_the_reason(ops: Ran) -> None:
     (norm,) = ops.checks(check="norm")
     missing = {op["op"]: op["missing"] for op in norm["ops"] if op["missing"]}
@@ -66,6 +79,7 @@ def test_the_picture_is_in_the_reports(ops: Ran) -> None:
         ("op-norm-256", "norm", "rms_norm float32, 256"),
         ("op-split-kv", "attention", "attention_decode"),
         ("op-one-size", "softmax", "differs from M = 17"),
+        ("op-all-reduce-size", "all_reduce", "differs from M = 17"),
     ],
 )
 def test_planted_faults_are_caught(harness: Harness, fault: str, catches: str, says: str) -> None:

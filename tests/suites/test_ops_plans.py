@@ -27,7 +27,10 @@ def checks(device: str) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_cpu_has_them_all_at_the_tiny_models_shape() -> None:
-    assert checks("cpu") == {"cpu/qwen3-tiny/CPU_ATTN/tp1-dp1/eager/ops": ALL}
+    assert checks("cpu") == {
+        "cpu/qwen3-tiny/CPU_ATTN/tp1-dp1/eager/ops": ALL,
+        "cpu/qwen3-tiny-ranks/CPU_ATTN/tp2-dp1/eager/ops": ("all_reduce",),
+    }
 
 
 @pytest.mark.parametrize("device", ["l4", "a100", "h100", "h200", "b200"])
@@ -37,4 +40,4 @@ def test_a_gpu_has_them_once_and_attention_for_each_backend(device: str) -> None
         f"{device}/{model}/{backend}/tp1-dp1/eager/ops": ALL if backend == "FLASH_ATTN" else ("attention",)
         for model in ("qwen3-1.7b", "llama-3.2-1b-instruct")  # attention heads of 128, and of 64
         for backend in ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION")
-    }
+    } | {f"{device}/qwen3-1.7b/FLASH_ATTN/tp2-dp1/eager/ops": ("all_reduce",)}

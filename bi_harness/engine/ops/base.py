@@ -30,6 +30,7 @@ class Setting:
         dtype: torch's name of it.
         vllm_config: the configuration that an eager engine of the model has; ``None`` for none.
         most_bytes: that one tensor of a batch may have.
+        ranks: of tensor parallel engines.
     """
 
     device: str
@@ -38,6 +39,7 @@ class Setting:
     dtype: str
     vllm_config: Any = None
     most_bytes: int = 1 << 28
+    ranks: int = 1
 
 
 class Made(Protocol):

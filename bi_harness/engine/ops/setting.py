@@ -38,12 +38,31 @@ def open_vllm(
     Raises:
         RuntimeError, ValueError: vLLM or transformers refuse the model.
     """
+    _write_config(folder, config, dtype)
+    vllm_config = engine_config(folder, dtype=dtype, backend=backend, max_model_len=max_model_len)
+    priority: Any = getattr(vllm_config.kernel_config, "ir_op_priority", None)
+    if hasattr(priority, "set_default"):
+        priority.set_default()
+        wrap = getattr(vllm_config.compilation_config, "ir_enable_torch_wrap", None)
+        if wrap is not None:
+            find("vllm.ir:set_default_torch_wrap")[0](wrap)
+    _switch_on(vllm_config)
+    return vllm_config
+
+
+def engine_config(
+    folder: Path, *, dtype: str, backend: str | None, max_model_len: int, tensor_parallel: int = 1
+) -> Any:
+    """Load the plugins, and make the configuration that an eager engine of the model in ``folder`` has.
+
+    Raises:
+        RuntimeError, ValueError: vLLM or transformers refuse the model.
+    """
     from vllm.engine.arg_utils import EngineArgs
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
-    _write_config(folder, config, dtype)
-    vllm_config = EngineArgs(
+    return EngineArgs(
         model=str(folder),
         dtype=dtype,
         max_model_len=max_model_len,
@@ -54,15 +73,8 @@ def open_vllm(
         max_num_batched_tokens=max(MOST_TOKENS, max_model_len),
         enable_prefix_caching=False,
         attention_config={"backend": backend} if backend is not None else {},  # type: ignore[arg-type]
+        tensor_parallel_size=tensor_parallel,
     ).create_engine_config()
-    priority: Any = getattr(vllm_config.kernel_config, "ir_op_priority", None)
-    if hasattr(priority, "set_default"):
-        priority.set_default()
-        wrap = getattr(vllm_config.compilation_config, "ir_enable_torch_wrap", None)
-        if wrap is not None:
-            find("vllm.ir:set_default_torch_wrap")[0](wrap)
-    _switch_on(vllm_config)
-    return vllm_config
 
 
 def dims(config: Mapping[str, Any]) -> dict[str, Any]:

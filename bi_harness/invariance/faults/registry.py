@@ -314,6 +314,17 @@ FAULTS: dict[str, Fault] = {
             only="norm",
         ),
         Fault(
+            "op-all-reduce-size",
+            "an operator: order of an all-reduce by its message's size",
+            "#50136, #50505",
+            "model.{embed_tokens,layers.*.{self_attn.o_proj,mlp.down_proj}}",
+            "parallel:all_reduce_size",
+            "An all-reduce of more than 16 rows moves by a ULP.",
+            model="qwen3-tiny-ranks",
+            suite="ops",
+            only="all_reduce",
+        ),
+        Fault(
             "op-gemm-m16",
             "an operator: GEMM variant by M",
             "#40408",
