@@ -175,8 +175,6 @@ def run(
     from bi_harness.errors import UsageError
     from bi_harness.matrix.shards import shard_asked
     from bi_harness.report.console import print_result
-    from bi_harness.report.parquet import import_ahead
-    from bi_harness.report.write import remove_reports, write_reports
     from bi_harness.runner.earlier import resuming
     from bi_harness.runner.progress import watching
     from bi_harness.runner.resume import prepare_again
@@ -231,16 +229,20 @@ def run(
                 waivers=waivers,
             )
             if not earlier.complete:
+                from bi_harness.report.write import remove_reports
+
                 remove_reports(earlier.run_dir)  # They are of less than what will be there.
         if (part := prepared.shard) is not None:
             units = f"{len(prepared.own.plan.units)} of {len(prepared.selection.plan.units)} units"
             typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
         stopped = stack.enter_context(stop_signals())
         # What the reports need is imported while engines start, rather than after the last one has ended.
-        threading.Thread(target=import_ahead).start()
+        threading.Thread(target=_import_reports).start()
         with watching(screen) as watch:
             stack.callback(prepared.executor.close)
             run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
+        from bi_harness.report.write import write_reports
+
         if earlier is not None and signer is None:
             from bi_harness.report.sealed import refuse_stale
 
@@ -257,6 +259,13 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
+
+
+def _import_reports() -> None:
+    from bi_harness.report import write  # noqa: F401 - jinja, markdown and the like
+    from bi_harness.report.parquet import import_ahead
+
+    import_ahead()
 
 
 def _jobs(text: str) -> int | None:

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import hypothesis
-from hypothesis import strategies
-
 from bi_harness.certificate.ops import HOLDS, found
 from bi_harness.certificate.records import OpResult
 from bi_harness.engine.ops_client import OpRecord
@@ -50,6 +47,10 @@ def search(drawn: Mapping[str, int], limits: Limits, case: Case) -> OpResult:
     Raises:
         EngineError: a shape could not be measured at all.
     """
+    # Here: it is imported by every run, and most measure no operators.
+    import hypothesis
+    from hypothesis import strategies
+
     tried: list[tuple[Mapping[str, int], int, OpResult]] = []
     broken: list[EngineError] = []
     shapes = strategies.fixed_dictionaries(

@@ -172,8 +172,8 @@ YAML: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "a workload that cannot be": (
         "suites/core/suite.yaml",
         "batch_sizes: [2]",
-        "batch_sizes: [9]",
-        ("suite.yaml", "batch_sizes must be whole numbers from 2 to prompts (4)"),
+        "batch_sizes: [1]",
+        ("suite.yaml", "batch_sizes must be whole numbers from 2 to 4096"),
     ),
     "no such parameter": (
         "suites/core/suite.yaml",
