@@ -93,6 +93,6 @@ def test_planted_faults_are_caught(harness: Harness, fault: str, catches: str, s
     (path,) = out.rglob("selftest.json")
     (found,) = json.loads(path.read_text())["faults"]
     assert (found["id"], found["caught"], found["checks"]) == (fault, True, [catches])
-    (certificate,) = out.rglob("certificate.json")
-    assert says in certificate.read_text()
+    (journal,) = out.rglob("events.jsonl")
+    assert says in journal.read_text()
     assert of_run(mark, out) == ()
