@@ -19,7 +19,9 @@ from bi_harness.device.facts import HostFacts
 
 INTERRUPTED_S = 30.0
 _PINNED = """
-import json, os, sys
+import json, os, signal, sys
+# Of whom a shell started in the background it is ignored, and that would be inherited.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.sched_setaffinity(0, json.loads(sys.argv[1]))
 os.execvp(sys.argv[2], sys.argv[2:])
 """

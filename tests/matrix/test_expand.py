@@ -237,8 +237,9 @@ def test_the_shipped_plans(tmp_path: Path) -> None:
     # Rules skip minimax-m2-tiny and qwen3-moe-nvfp4-tiny on a CPU.
     nvfp4 = {"qwen3-nvfp4-tiny"}
     starts = {"gpt-oss-tiny", "kimi-k2-tiny", "glm-4.5-tiny", "phi-tiny-moe-tiny"}
-    assert models("cpu", "nightly") == {"qwen3-tiny", "qwen3-moe-tiny", "llama-eagle-tiny", *starts, *nvfp4}
-    tiny = {"qwen3-tiny", "qwen3-tiny-fp32", "llama-tiny", "qwen3-moe-tiny", "llama-eagle-tiny"}
+    tiny = {"qwen3-tiny", "qwen3-tiny-ranks", "qwen3-moe-tiny", "llama-eagle-tiny"}
+    assert models("cpu", "nightly") == tiny | starts | nvfp4
+    tiny |= {"qwen3-tiny-fp32", "llama-tiny"}
     assert models("cpu", "release") == tiny | starts | nvfp4
     assert models("h200", "smoke") == {"qwen3-1.7b"}
     assert "deepseek-v3" in models("h200", "release")
