@@ -8,6 +8,7 @@ Worker side: standard library, numpy, torch and vLLM alone (see the package's do
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -36,24 +37,33 @@ _bursts: list[int] = []
 """How large those were that this process has served."""
 
 
-def main(argv: list[str]) -> int:
-    """Run until told to stop. Returns the process's exit code."""
+def main(argv: list[str]) -> NoReturn:
+    """Run until told to stop, and end the process."""
     started = time.monotonic()
     config_path, in_fd, out_fd = argv[0], int(argv[1]), int(argv[2])
     for fd in (in_fd, out_fd):
         # vLLM's children must not hold the pipes open, or the harness would wait for an engine that died.
         os.set_inheritable(fd, False)
     die_with_parent(int(argv[3]))
-    return _run(config_path, in_fd, out_fd, started)
+    _leave(_run(config_path, in_fd, out_fd, started))
 
 
-def forked(order: Order) -> int:
+def forked(order: Order) -> NoReturn:
     """The same in a process that was forked with vLLM imported. Its parent is not who asked for it, so it
     watches both: its files are the two pipes and a pidfd of that."""
     in_fd, out_fd, client = order.files
     die_when(lambda: os.getppid() != order.parent or ended(client))
     class_infos.in_forks()
-    return _run(order.argv[0], in_fd, out_fd, order.asked, preloaded=True)
+    _leave(_run(order.argv[0], in_fd, out_fd, order.asked, preloaded=True))
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process as multiprocessing ends its own: what has something to put away has told ``atexit``,
+    and to tear down all that was imported would take seconds."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(config_path: str, in_fd: int, out_fd: int, started: float, *, preloaded: bool = False) -> int:
@@ -354,4 +364,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
