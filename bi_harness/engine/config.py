@@ -229,7 +229,7 @@ def engine_config(
     elif device.kind == "cuda":
         inductor = f"{settings.shared_cache}/{arm}"
     else:
-        # Code for a CPU has the number of threads in it, which Inductor does not look it up by.
+        # Code for a CPU has the number of threads in it; torch 2.11 does not look it up by that, 2.13 does.
         inductor = f"{settings.compile_cache}/{arm}"
     env = {
         **settings.environment,
