@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bi_harness.spec.suites import SuiteSpec
 
 LARGEST_BATCH = 4096
+"""Of a profile's sizes."""
+
 SMALLEST_MAX_BATCH = 64
 """Engines admit at least so many requests at once: bursts and neighbours go beyond the batch sizes."""
 
@@ -129,10 +131,7 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
     if not isinstance(min_steps, int) or min_steps < 0:
         raise SpecError(f"{where}: min_steps must be a whole number from 0; it is {min_steps!r}")
     sizes = params.get("batch_sizes")
-    whole = isinstance(sizes, list) and all(
-        type(size) is int and 2 <= size <= LARGEST_BATCH for size in sizes
-    )
-    if not sizes or not whole:
+    if not isinstance(sizes, list) or not sizes or not all(_is_batch_size(size) for size in sizes):
         raise SpecError(
             f"{where}: batch_sizes must be whole numbers from 2 to {LARGEST_BATCH}; they are {sizes!r}"
         )
