@@ -34,11 +34,10 @@ from benchmarks.certify.coverage import COUNTERPARTS, checks_for
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
 from benchmarks.certify.workload import LOAD, PROFILE, with_load
 from bi_harness.device.detect import detect
-from bi_harness.engine.config import checkpoint_spec
+from bi_harness.engine.config import checkpoint_folder, checkpoint_spec
 from bi_harness.engine.make import make_checkpoint
 from bi_harness.runner.caches import model_cache
 from bi_harness.spec.load import default_paths, load_spec
-from bi_harness.workload.checkpoint import spec_digest
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
 RUN_TESTS = "import vllm.config, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -179,7 +178,7 @@ def make_model(model: str, layers: int | None, python: str) -> Path:
     entry = load_spec(paths.models, paths.hardware, paths.suites).models[model]
     spec = checkpoint_spec(entry, "synthetic", layers)
     assert spec is not None  # synthetic weights always have one
-    folder = model_cache(os.environ) / spec_digest(spec)[:32]
+    folder = Path(checkpoint_folder(str(model_cache(os.environ)), spec))
     make_checkpoint(entry, layers, folder, python)
     return folder
 

@@ -100,6 +100,11 @@ class EngineSettings:
     cores: int
 
 
+def checkpoint_folder(model_cache: str, spec: dict[str, Any]) -> str:
+    """Where the checkpoint of ``spec`` is made, or was, in the folder of checkpoints."""
+    return f"{model_cache}/{spec_digest(spec)[:32]}"
+
+
 def checkpoint_spec(model: ModelSpec, weights: str, layers: int | None) -> dict[str, Any] | None:
     """The synthetic checkpoint that stands for ``model``; ``None`` when its own weights run.
 
@@ -181,7 +186,7 @@ def engine_config(
     path = (
         (model.path or model.hf)
         if checkpoint is None
-        else f"{settings.model_cache}/{spec_digest(checkpoint)[:32]}"
+        else checkpoint_folder(settings.model_cache, checkpoint)
     )
     layers = model.layers if settings.layers is None else settings.layers
     max_model_len += max((_room_to_draft(c.speculation) for c in suite.checks), default=0)
@@ -310,6 +315,6 @@ def _speculation(
         # What repeats in a prompt of random tokens are pairs, not longer runs.
         return {**config, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
     named = model.drafts[spec.draft]
-    path = named.hf if draft is None else f"{model_cache}/{spec_digest(draft)[:32]}"
+    path = named.hf if draft is None else checkpoint_folder(model_cache, draft)
     revision = named.revision if draft is None else None
     return {**config, "model": path, **({"revision": revision} if revision else {})}
