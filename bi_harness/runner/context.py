@@ -40,6 +40,7 @@ class Context:
         control_endpoint: the same for the control.
         cores: the CPU cores that the unit and its engines keep to; empty for all.
         preload: the socket of ``runner.preload``; ``None`` where each engine imports vLLM by itself.
+        caches: the folder of the unit whose compile caches the engines have; empty for ``folder``.
     """
 
     device: str
@@ -63,6 +64,7 @@ class Context:
     control_endpoint: str | None = None
     cores: tuple[int, ...] = ()
     preload: str | None = None
+    caches: str = ""
 
     def write(self, path: Path) -> None:
         """As JSON."""

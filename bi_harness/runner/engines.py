@@ -267,7 +267,7 @@ class Engines:
         assert key is not None
         name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
         config = change(self._config(cell, arm, key, check))
-        share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), self._shared_cache())
+        self.share_infos(config)
         folder, log = Path(context.folder) / name, Path(context.logs) / f"{name}.log"
         client: Client
         if (url := self._endpoint(arm)) is not None:
@@ -305,8 +305,8 @@ class Engines:
                 weights=context.weights,
                 layers=context.layers,
                 model_cache=context.model_cache,
-                compile_cache=f"{context.folder}/compile/{safe_name(key.unit)}",
-                shared_cache=str(self._shared_cache()),
+                compile_cache=f"{self._caches}/compile/{safe_name(key.unit)}",
+                shared_cache=str(self._shared_cache),
                 environment=without_keys(os.environ),
                 cores=len(os.sched_getaffinity(0)),
             ),
@@ -315,8 +315,17 @@ class Engines:
             check=check if key.check else None,
         )
 
+    def share_infos(self, config: EngineConfig) -> None:
+        """Let an engine with this configuration find what the run's others noted of its model's class."""
+        share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), self._shared_cache)
+
+    @property
+    def _caches(self) -> Path:
+        return Path(self._context.caches or self._context.folder)
+
+    @property
     def _shared_cache(self) -> Path:
-        return Path(self._context.folder).parent / "shared"
+        return self._caches.parent / "shared"
 
     def _endpoint(self, arm: ArmName) -> str | None:
         """The running server that is this arm; ``None`` where an engine is started for it."""

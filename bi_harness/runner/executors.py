@@ -13,8 +13,8 @@ from bi_harness.device.match import DeviceLike, match_device
 from bi_harness.runner.execution import Executor, Job, Surroundings
 from bi_harness.runner.local import UnitTask, run_unit
 from bi_harness.runner.localizing import FirstFailure, localize_failure, localized
-from bi_harness.runner.needs import host_free, how_many, shares
-from bi_harness.runner.side_by_side import Place, side_by_side
+from bi_harness.runner.needs import host_free, how_many, shares, to_localize
+from bi_harness.runner.side_by_side import Place, Turn, side_by_side
 
 LOCAL, RAY = "local", "ray"
 
@@ -56,7 +56,7 @@ class LocalExecutor:
         jobs = how_many(job.jobs, job.host, job.kind)
         cores = shares(sorted(os.sched_getaffinity(0)), jobs) if job.kind == "cpu" and jobs > 1 else ()
 
-        def run_one(unit: str, place: Place, enough: Callable[[], bool]) -> None:
+        def run_one(unit: str, place: Place, turn: Turn) -> None:
             ready = task(unit)
             environ = dict(job.environ)
             if cores:
@@ -64,9 +64,10 @@ class LocalExecutor:
             elif len(job.host.gpus) > len(place) > 0:
                 environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.host.gpus[gpu].uuid for gpu in place)
             first = FirstFailure(emit)
-            run_unit(ready, first, environ, stopped=enough)
-            if job.localize and first.result is not None and not enough():
-                emit(localized(localize_failure(ready, first.result, environ, stopped=enough)))
+            run_unit(ready, first, environ, stopped=turn)
+            if job.localize and first.result is not None and not turn():
+                turn.takes(to_localize(job.needs[unit]))
+                emit(localized(localize_failure(ready, first.result, environ, stopped=turn)))
 
         side_by_side(job.needs, host_free(job.host, job.kind, jobs), jobs, run_one, stopped)
 

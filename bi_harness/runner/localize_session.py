@@ -21,6 +21,7 @@ from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import Evidence, Fact
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineConfig
+from bi_harness.engine.preloaded import Preload
 from bi_harness.errors import EngineError, UsageError
 from bi_harness.localize.driver import localize
 from bi_harness.localize.reproduce import Case, Up
@@ -205,7 +206,9 @@ class LocalizeSession(SuiteSession):
             config = change(self.engines.config(cell, "treatment", check if own else None))
             safe = safe_name(f"{cell.id}-localize-{name}")
             folder, log = Path(self._context.folder) / safe, Path(self._context.logs) / f"{safe}.log"
-            client = EngineClient(config, folder, log)
+            self.engines.share_infos(config)
+            shared_import = Preload(Path(preload)) if (preload := self._context.preload) else None
+            client = EngineClient(config, folder, log, shared_import)
             client.spawn()
             return client
 

@@ -15,6 +15,7 @@ from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult
 from bi_harness.engine import process
 from bi_harness.engine.client import last_error_line, log_tail
+from bi_harness.engine.preloaded import noted_sessions
 from bi_harness.errors import HarnessError
 from bi_harness.runner.context import SelectedCell
 from bi_harness.runner.engines import safe_name
@@ -103,8 +104,10 @@ def _in_a_process(
     cells = tuple(
         SelectedCell(s.cell, (result.check,) if s.cell.id == result.cell else ()) for s in unit.context.cells
     )
-    # Its engines are its own children, so that they end with it: no unit is there to see to that.
-    context = replace(unit.context, cells=cells, journal=str(journal), folder=str(folder), preload=None)
+    # With the caches of the unit, which is over: a compiled engine then has the very code that failed.
+    context = replace(
+        unit.context, cells=cells, journal=str(journal), folder=str(folder), caches=unit.context.folder
+    )
     context.write(folder / "unit.json")
     log = Path(context.logs) / f"{unit.folder.name}-localize.log"
     suite = next(s.cell.suite for s in cells if s.cell.id == result.cell)
@@ -126,6 +129,9 @@ def _in_a_process(
                     child.wait(POLL_S)
     finally:
         process.stop(child, grace_s=0, known=below)
+        if context.preload is not None:
+            # As of a unit: forked engines are no descendants of it, and no other one comes to be.
+            process.end_sessions(noted_sessions(folder))
     return _told(journal, result, ended or last_error_line(log_tail(log)), context.run_dir, log)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bi_harness.device.facts import HostFacts
 from bi_harness.engine.memory import engine_gib, kv_cache_bytes, two_fit
@@ -15,6 +16,9 @@ from bi_harness.workload.plan import plan_workload
 CORES = 4.0
 """Of a unit on GPUs: two engines, each a busy thread and, while it starts, what compiles (measured: eight
 engines that start together keep 6 to 13 of 16 cores busy)."""
+
+LOCALIZING_CORES = CORES / 2
+"""Of a unit that is over, while its failure is localized: engines of one arm."""
 
 MOST = 8
 """Units at once for each GPU, if nobody says how many: each engine has some 5 GiB of the host's memory."""
@@ -41,7 +45,7 @@ def how_many(asked: int | None, host: HostFacts, kind: str) -> int:
         return min(asked, max(1, host.usable_cores)) if kind == "cpu" else asked
     if kind == "cpu":
         return 1
-    return max(1, min(MOST * max(1, len(host.gpus)), int(host.usable_cores / CORES)))
+    return max(1, min(MOST * max(1, len(host.gpus)), int(host.usable_cores / LOCALIZING_CORES)))
 
 
 def shares(cores: Sequence[int], jobs: int) -> tuple[tuple[int, ...], ...]:
@@ -93,3 +97,8 @@ def need(
     both = 2 if two_fit(model, device, layers=depth, tp=first.tp, kv_bytes=kv_bytes) else 1
     gib = both * engine_gib(model, layers=depth, tp=first.tp, kv_bytes=kv_bytes)
     return Need(gpus=unit.gpus, gpu_gib=gib, cores=CORES * max(1, unit.gpus / 2), weight=weight)
+
+
+def to_localize(need: Need) -> Need:
+    """What a unit takes while its failure is localized. Memory as before: a check may need two engines."""
+    return replace(need, cores=min(need.cores, LOCALIZING_CORES))

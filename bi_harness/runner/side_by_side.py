@@ -4,14 +4,39 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
 
 from bi_harness.runner.schedule import Free, Need, following
 
 Place = tuple[int, ...]
 """GPUs of the host, by number; on a CPU the number of a share of its cores."""
 
-RunOne = Callable[[str, Place, Callable[[], bool]], None]
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A unit's turn, as its thread has it: called, it says whether to stop.
+
+    Attributes:
+        unit: its id.
+        stopped: whether to stop.
+        changes: takes what it needs from now on.
+    """
+
+    unit: str
+    stopped: Callable[[], bool]
+    changes: SimpleQueue[tuple[str, Need | Future[None]]]
+
+    def __call__(self) -> bool:
+        return self.stopped()
+
+    def takes(self, need: Need) -> None:
+        """From now on it takes no more than this, on the place that it has: others may go meanwhile."""
+        self.changes.put((self.unit, need))
+
+
+RunOne = Callable[[str, Place, Turn], None]
 """Runs a unit on its place, asking all the time whether to stop."""
 
 
@@ -30,34 +55,41 @@ def side_by_side(
     Raises:
         Exception: the first that ``run_one`` raised; the others are stopped, and waited for, before.
     """
+    changes = SimpleQueue[tuple[str, Need | Future[None]]]()
     if jobs == 1 or len(needs) == 1:
         for unit, need in needs.items():
             if stopped():
                 return
             found = following({unit: need}, {}, host, 1)
             assert found is not None, "a unit that is alone always has a place"
-            run_one(unit, found[1], stopped)
+            run_one(unit, found[1], Turn(unit, stopped, changes))
         return
     waiting, running = dict(needs), dict[str, tuple[Need, Place]]()
     failed = threading.Event()
-    futures: dict[Future[None], str] = {}
     errors: list[BaseException] = []
 
     def enough() -> bool:
         return stopped() or failed.is_set()
+
+    def start(pool: ThreadPoolExecutor, unit: str, place: Place) -> None:
+        future = pool.submit(run_one, unit, place, Turn(unit, enough, changes))
+        future.add_done_callback(lambda done: changes.put((unit, done)))
 
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="unit") as pool:
         while True:
             while not enough() and (found := following(waiting, running, host, jobs)) is not None:
                 unit, place = found
                 running[unit] = (waiting.pop(unit), place)
-                futures[pool.submit(run_one, unit, place, enough)] = unit
-            if not futures:
+                start(pool, unit, place)
+            if not running:
                 break
-            for done in wait(futures, return_when=FIRST_COMPLETED).done:
-                del running[futures.pop(done)]
-                if (error := done.exception()) is not None:
-                    failed.set()
-                    errors.append(error)
+            unit, change = changes.get()
+            if isinstance(change, Need):
+                running[unit] = (change, running[unit][1])
+                continue
+            del running[unit]
+            if (error := change.exception()) is not None:
+                failed.set()
+                errors.append(error)
     if errors:
         raise errors[0]

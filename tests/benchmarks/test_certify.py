@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.certify.__main__ import Side, told_ratio
 from benchmarks.certify.command import Place, side_by_side, timed, usable_cores
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
+from benchmarks.certify.sides import Side, told_ratio
 from benchmarks.certify.timeline import first_line, length, seconds, shares, split
 from benchmarks.certify.vllm_tests import extract, fetch
 from bi_harness.device.facts import GpuFacts, HostFacts

@@ -44,10 +44,15 @@ def test_bits_and_configuration_are_those_of_engines_that_import_vllm_by_themsel
 
 
 def test_a_planted_fault_is_loaded_read_back_and_caught(harness: Harness) -> None:
-    ran = harness.run(*harness.spec("planted"), *RUN, "--preload", **{PLANT_VARIABLE: "norm-256"})
+    environ = {PLANT_VARIABLE: "norm-256", "BI_HARNESS_LOCALIZE": "1"}
+    ran = harness.run(*harness.spec("planted"), *RUN, "--preload", **environ)
     assert ran.code == ExitCode.NOT_CERTIFIED
     assert {c["status"] for c in ran.checks()} == {"fail"}
     (treatment,) = [arm for arm in ran.ours["effective"] if arm["arm"] == "treatment"]
     assert treatment["preloaded"] is True
     assert treatment["config"]["planted_fault"] == "norm-256"
+    (told,) = ran.ours["localized"]
+    assert (told["outcome"], told["class_name"]) == ("module", "RMSNorm"), told
+    (log,) = ran.folder.glob("logs/*-localize-1.log")
+    assert "imports vLLM by itself" not in log.read_text(encoding="utf-8", errors="replace")
     assert ran.left == ()

@@ -448,6 +448,19 @@ def test_a_restart_and_a_start_of_a_checks_own_import_vllm_by_themselves(files: 
     }
 
 
+def test_engines_may_have_the_caches_of_another_folder_and_what_its_run_shares(
+    files: Files, world: World
+) -> None:
+    own, _ = made(files, world, CPU)
+    other, _ = made(files, world, CPU, caches="/run/unit")
+    mine, theirs = (engines.config(CPU, "treatment").env for engines in (own, other))
+    name = safe_name(UNIT)
+    assert theirs["VLLM_CACHE_ROOT"] == f"/run/unit/compile/{name}/treatment"
+    assert theirs["TRITON_CACHE_DIR"] == "/run/shared/triton"
+    assert mine["VLLM_CACHE_ROOT"].endswith(f"/compile/{name}/treatment")
+    assert "/run/unit" not in "".join(mine.values())
+
+
 def test_nothing_is_restarted_that_is_not_up(
     engines: Engines, world: World, checks: dict[str, CheckSpec]
 ) -> None:

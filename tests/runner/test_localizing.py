@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ import bi_harness.runner.localize_session as session
 from tests.localize.test_driver import Engine
 
 class Fake(Engine):
-    def __init__(self, config, folder, log):
+    def __init__(self, config, folder, log, preload):
         super().__init__(least=2, at=0, broken={("layers.0.proj", -1): 5})
         self.config = config
         assert config.llm["enforce_eager"] and config.arm == "treatment", config
@@ -73,6 +74,33 @@ def test_the_plan_is_the_checks_own_and_the_module_is_found(standin: Standin) ->
     assert told.cost is not None
     assert told.cost.starts == 1
     assert not list(standin.root.glob("run/.work/unit/localize-*/events.jsonl.*"))
+
+
+FORKED = """\
+import subprocess
+from bi_harness.engine.preloaded import _note
+
+class Forked(Fake):
+    def __init__(self, config, folder, log, preload):
+        super().__init__(config, folder, log, preload)
+        assert str(preload.socket) == "/run/s", preload
+        folder.mkdir(parents=True)
+        # No descendant of the unit: as what the run's fork server has forked.
+        sh = subprocess.run(["sh", "-c", "setsid sleep 99 > /dev/null & echo $!"], stdout=subprocess.PIPE)
+        _note(folder, int(sh.stdout))
+
+session.EngineClient = Forked
+"""
+
+
+def test_a_forked_engine_is_ended_where_the_process_that_asked_for_it_did_not(standin: Standin) -> None:
+    standin.write(one=f"{FAKE}\n{FORKED}\n{BAD}")
+    what, task = failed(standin), standin.task()
+    task = replace(task, context=replace(task.context, preload="/run/s"))
+    told = localize_failure(task, what, {**os.environ, MARK: standin.mark}, budget_s=30)
+    assert told.outcome == "module", told
+    assert list(standin.root.glob("run/.work/unit/localize-*/*/forked.json"))
+    assert marked(standin.mark) == []
 
 
 @pytest.mark.long

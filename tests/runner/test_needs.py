@@ -9,7 +9,7 @@ import pytest
 from bi_harness.device.facts import GpuFacts, HostFacts
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.select import select
-from bi_harness.runner.needs import host_free, how_many, need, shares
+from bi_harness.runner.needs import host_free, how_many, need, shares, to_localize
 from bi_harness.runner.schedule import Need
 from bi_harness.spec.load import Spec, default_paths, load_spec
 
@@ -77,7 +77,7 @@ def test_what_is_free() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "kind", "found"),
-    [(None, "cuda", 4), (None, "cpu", 1), (2, "cuda", 2), (2, "cpu", 2), (99, "cpu", 16), (99, "cuda", 99)],
+    [(None, "cuda", 8), (None, "cpu", 1), (2, "cuda", 2), (2, "cpu", 2), (99, "cpu", 16), (99, "cuda", 99)],
 )
 def test_how_many(asked: int | None, kind: str, found: int) -> None:
     assert how_many(asked, HOST, kind) == found
@@ -86,11 +86,17 @@ def test_how_many(asked: int | None, kind: str, found: int) -> None:
 def test_more_gpus_take_more_at_once() -> None:
     many = replace(HOST, gpus=(GPU,) * 4, physical_cores=192)
     assert how_many(None, many, "cuda") == 32
-    assert how_many(None, replace(many, physical_cores=64), "cuda") == 16
+    assert how_many(None, replace(many, physical_cores=48), "cuda") == 24
 
 
 def test_a_small_host_runs_one_at_a_time() -> None:
     assert how_many(None, replace(HOST, physical_cores=2), "cuda") == 1
+
+
+def test_a_unit_that_is_over_leaves_cores_while_its_failure_is_localized() -> None:
+    unit = Need(gpus=1, gpu_gib=60.0, cores=4.0, weight=3.0)
+    assert to_localize(unit) == Need(gpus=1, gpu_gib=60.0, cores=2.0, weight=3.0)
+    assert to_localize(replace(unit, cores=1.0)).cores == 1.0
 
 
 def test_shares_are_of_one_size_and_overlap_nowhere() -> None:

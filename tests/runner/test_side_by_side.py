@@ -8,13 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from bi_harness.certificate.essence import essence
 from bi_harness.exits import ExitCode
 from bi_harness.runner.schedule import Free, Need
-from bi_harness.runner.side_by_side import Place, side_by_side
+from bi_harness.runner.side_by_side import Place, Turn, side_by_side
 from tests.runner.standin import Standin, wait_for
 from tests.survival.runs import GOOD, folder, statement
 
@@ -74,6 +75,22 @@ def test_the_first_error_stops_the_others_and_is_raised() -> None:
     with pytest.raises(OSError, match="journal"):
         side_by_side(UNITS, GPU, 2, run, never)
     assert waited.is_set(), "it was told to stop, and waited for"
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_a_unit_that_takes_less_from_now_on_lets_another_go(jobs: int) -> None:
+    """While it runs, not when it has ended; and never more at once than were asked for."""
+    host, unit = Free.of([100.0], 4), Need(gpus=1, gpu_gib=10.0, cores=3)
+    log, together = Log(0.05), threading.Barrier(jobs)
+
+    def run(name: str, place: Place, turn: Turn) -> None:
+        turn.takes(replace(unit, cores=0.5))
+        together.wait(20)
+        log(name, place, turn)
+
+    side_by_side(dict.fromkeys("abcdef", unit), host, jobs, run, never)
+    assert len(log.ran) == 6
+    assert log.most == jobs
 
 
 def test_a_stop_leaves_out_those_that_wait() -> None:
