@@ -4,13 +4,15 @@ The same checkpoint, made before, the same attention backends, compiled (vLLM's 
 side with compile caches of its own that are empty at its start. vLLM's side is
 ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks that
 look at no less (``coverage.py``), each with its control. vLLM is imported once before, so that neither side
-reads it from a cold disk. Then one side runs after the other, ours first; or, on a host with two GPUs, both
-at once (``--at-once``). Raw figures go to ``--out`` as JSON after each side.
+reads it from a cold disk, and bi-harness compiled to bytecode, as vLLM is where pip has installed it. Then one
+side runs after the other, ours first; or, on a host with two GPUs, both at once (``--at-once``). Raw figures go
+to ``--out`` as JSON after each side.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import subprocess
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import typer
 
+import bi_harness
 from benchmarks.certify import vllm_tests
 from benchmarks.certify.command import Place, side_by_side, usable_cores
 from benchmarks.certify.coverage import COUNTERPARTS, checks_for
@@ -150,7 +153,7 @@ class Benchmark:
 
 
 def prepared(arguments: argparse.Namespace, work: Path) -> Benchmark:
-    """Make the checkpoint, and import vLLM once meanwhile.
+    """Make the checkpoint, import vLLM once meanwhile, and have bytecode of a checkout's bi-harness.
 
     Raises:
         UsageError: see ``make_checkpoint``.
@@ -162,6 +165,7 @@ def prepared(arguments: argparse.Namespace, work: Path) -> Benchmark:
             [python, "-c", "import vllm.version as v; print(v.__version__)"], text=True
         )
         checkpoint = make_model(arguments.model, arguments.layers, python)
+        compileall.compile_dir(str(Path(bi_harness.__file__).parent), quiet=2)
     if imports.returncode:
         raise subprocess.CalledProcessError(imports.returncode, imports.args)
     return Benchmark(arguments, work, release.split()[-1].partition("+")[0], checkpoint)

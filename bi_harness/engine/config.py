@@ -42,6 +42,7 @@ class EngineConfig:
         room_for_two: whether the other arm's engine may be up at the same time.
         interface: how it is driven.
         api_order: whether observations are in the order of ``engine.answers``, as a server's must be.
+        notes: folder in which the run's engines note the digest of a checkpoint; ``None`` for none.
     """
 
     arm: ArmName
@@ -57,6 +58,7 @@ class EngineConfig:
     room_for_two: bool
     interface: Interface = "library"
     api_order: bool = False
+    notes: str | None = None
 
     def for_worker(self) -> dict[str, Any]:
         """What the worker reads; the environment is already around it."""
@@ -69,6 +71,7 @@ class EngineConfig:
             "checkpoint": dict(self.checkpoint) if self.checkpoint is not None else None,
             "adapters": dict(self.adapters) if self.adapters is not None else None,
             "draft": dict(self.draft) if self.draft is not None else None,
+            "notes": self.notes,
         }
 
 
@@ -85,7 +88,8 @@ class EngineSettings:
             invariance mode must not be taken for one without it.
         shared_cache: folder of the run's caches that are looked up by all of what is compiled: Triton's
             kernels, with the configurations that its tuner found, and on GPUs Inductor's code, of which the
-            arms' compiled engines have one each. Nothing of an earlier run is in it.
+            arms' compiled engines have one each; and of what is known of checkpoints. Nothing of an earlier
+            run is in it.
         environment: the environment to start from.
         cores: CPU cores that the engines may use.
     """
@@ -281,6 +285,7 @@ def engine_config(
         env=env,
         interface=interface,
         api_order=suite.interface == "server",
+        notes=f"{settings.shared_cache}/checkpoints",
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bi_harness.engine.orphan import die_with_parent
-from bi_harness.workload.checkpoint import checkpoint_digest
+from bi_harness.workload.digests import checkpoint_digest
 
 
 def answer_for_vllm(version: Callable[[str], str]) -> Callable[[str], str]:

@@ -135,7 +135,7 @@ def _start(config: dict[str, Any]) -> tuple[Engine, dict[str, Any]]:
     if config.get("draft") is not None:
         from bi_harness.workload.checkpoint import ensure
 
-        ensure(config["draft"], Path(config["llm"]["speculative_config"]["model"]))
+        ensure(config["draft"], Path(config["llm"]["speculative_config"]["model"]), _notes(config))
     made: list[str] = []
     if config.get("adapters"):
         from bi_harness.workload import adapters
@@ -161,12 +161,17 @@ def _make(config: dict[str, Any], adapters: list[str]) -> Engine:
 
 def _checkpoint(config: dict[str, Any]) -> str | None:
     """The digest of the weights, made on the spot where the configuration says so; ``None`` for a hub's."""
-    from bi_harness.workload.checkpoint import checkpoint_digest, ensure
+    from bi_harness.workload.checkpoint import ensure
+    from bi_harness.workload.digests import digest_in_run
 
     folder = Path(config["llm"]["model"])
     if config["checkpoint"] is not None:
-        return ensure(config["checkpoint"], folder)["digest"]
-    return checkpoint_digest(folder) if folder.is_dir() else None
+        return ensure(config["checkpoint"], folder, _notes(config))["digest"]
+    return digest_in_run(folder, _notes(config)) if folder.is_dir() else None
+
+
+def _notes(config: dict[str, Any]) -> Path | None:
+    return Path(config["notes"]) if config.get("notes") else None
 
 
 def _effective(engine: Engine, config: dict[str, Any]) -> dict[str, Any]:

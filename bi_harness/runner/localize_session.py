@@ -6,11 +6,9 @@ run; so a plan is never made in two ways.
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,52 +20,19 @@ from bi_harness.certificate.records import Evidence, Fact
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineConfig
 from bi_harness.engine.preloaded import Preload
-from bi_harness.errors import EngineError, UsageError
+from bi_harness.errors import EngineError
 from bi_harness.localize.driver import localize
 from bi_harness.localize.reproduce import Case, Up
 from bi_harness.matrix.cells import Cell
 from bi_harness.runner.context import Context
 from bi_harness.runner.engines import Client, Driven, safe_name
 from bi_harness.runner.journal import Journal, now
+from bi_harness.runner.localize_task import LocalizeTask
 from bi_harness.runner.starts import Starts
 from bi_harness.runner.suite_session import CheckRecorder, SuiteSession
 from bi_harness.spec.load import Spec
 from bi_harness.workload.checkplan import CheckPlan
 from bi_harness.workload.plan import Workload
-
-
-@dataclass(frozen=True, slots=True)
-class LocalizeTask:
-    """What is to be localized.
-
-    Attributes:
-        cell, check: ids.
-        subject: the first request that differed, of the check's subjects.
-        arm: index of the arm in which it did, among those that the plan lists.
-        budget_s: after which nothing new is begun.
-    """
-
-    cell: str
-    check: str
-    subject: int
-    arm: int
-    budget_s: float
-
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @staticmethod
-    def read(path: Path) -> LocalizeTask:
-        """The inverse of ``write``.
-
-        Raises:
-            UsageError: when the file is not one.
-        """
-        try:
-            return LocalizeTask(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"{path} is not what is to be localized: {error}") from error
 
 
 class PlanTaker(CheckRecorder):

@@ -21,7 +21,7 @@ from bi_harness.runner.context import SelectedCell
 from bi_harness.runner.engines import safe_name
 from bi_harness.runner.journal import JOURNAL, Tail, now
 from bi_harness.runner.local import MARGIN_S, POLL_S, UnitTask, pytest_command, unit_env
-from bi_harness.runner.localize_session import LocalizeTask
+from bi_harness.runner.localize_task import LocalizeTask
 
 BUDGET_S = 180.0
 """Of a failure in a run: after this long nothing new is begun; what was begun comes to its end. Starts of the

@@ -26,16 +26,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bi_harness.workload.digests import DONE, checkpoint_digest, digest_in_run, locked
+
 FORMAT = 2
 """Part of the cache key: raise it when the way weights are drawn changes."""
-
-DONE = "bi_harness.json"
-"""Written last, with the digest: a folder without it is not a checkpoint."""
 
 
 def spec_digest(spec: dict[str, Any]) -> str:
@@ -44,20 +41,17 @@ def spec_digest(spec: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def checkpoint_digest(folder: Path) -> str:
-    """``sha256:...`` over the names and bytes of every file in ``folder`` (but ``DONE``)."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != DONE):
-        with open(path, "rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
-
-
-def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
+def ensure(spec: dict[str, Any], folder: Path, notes: Path | None = None) -> dict[str, str]:
     """Make the checkpoint in ``folder`` unless it is there whole. Returns ``{"digest", "made_by"}``.
 
     Safe when several processes ask at once: one makes it, the others wait. Whether it is whole is looked at
-    by all at the same time: reading gigabytes one after the other would hold up every engine of a host.
+    by all at the same time, or by one for all of a run (``notes``): reading gigabytes one after the other
+    would hold up every engine of a host.
+
+    Args:
+        spec: see above.
+        folder: of the checkpoint.
+        notes: see ``digest_in_run``.
 
     Raises:
         ValueError: when the folder holds something else, or transformers does not know the architecture
@@ -65,11 +59,11 @@ def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_suffix(".lock")
-    with _lock(lock, shared=True):
-        if (found := _whole(spec, folder)) is not None:
+    with locked(lock, shared=True):
+        if (found := _whole(spec, folder, notes)) is not None:
             return found
-    with _lock(lock):
-        if (found := _whole(spec, folder)) is not None:
+    with locked(lock):
+        if (found := _whole(spec, folder, notes)) is not None:
             return found
         if (folder / DONE).is_file():
             # Someone changed a file: never run what its digest does not describe.
@@ -88,7 +82,7 @@ def ensure(spec: dict[str, Any], folder: Path) -> dict[str, str]:
     return record
 
 
-def _whole(spec: dict[str, Any], folder: Path) -> dict[str, str] | None:
+def _whole(spec: dict[str, Any], folder: Path, notes: Path | None) -> dict[str, str] | None:
     """What is known of the checkpoint in ``folder``; ``None`` where it is not there, or not as it was made.
 
     Raises:
@@ -99,7 +93,7 @@ def _whole(spec: dict[str, Any], folder: Path) -> dict[str, str] | None:
     record = _record(folder)
     if record.get("spec") not in (None, spec_digest(spec)):
         raise ValueError(f"{folder} holds the checkpoint of another model; choose another folder")
-    if not record or record["digest"] != checkpoint_digest(folder):
+    if not record or record["digest"] != digest_in_run(folder, notes):
         return None
     return {"digest": record["digest"], "made_by": record["made_by"]}
 
@@ -112,16 +106,6 @@ def _record(folder: Path) -> dict[str, str]:
         return {}
     whole = isinstance(record, dict) and all(isinstance(record.get(k), str) for k in ("digest", "made_by"))
     return record if whole else {}
-
-
-@contextmanager
-def _lock(path: Path, *, shared: bool = False) -> Iterator[None]:
-    # fcntl and not filelock: this runs under the engine's interpreter, where only vLLM's needs are sure.
-    import fcntl
-
-    with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
 
 
 def _make(spec: dict[str, Any], folder: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from bi_harness.engine import serve
 from bi_harness.engine.serve import answer_for_vllm, see_checkpoint
-from bi_harness.workload.checkpoint import checkpoint_digest
+from bi_harness.workload.digests import checkpoint_digest
 
 
 def installed(**versions: str) -> object:

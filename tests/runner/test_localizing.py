@@ -18,7 +18,7 @@ from bi_harness.cli import main as cli
 from bi_harness.errors import NothingToRun, UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.runner.localize_run import failure
-from bi_harness.runner.localize_session import LocalizeTask
+from bi_harness.runner.localize_task import LocalizeTask
 from bi_harness.runner.localizing import FirstFailure, localizable, localize_failure
 from bi_harness.runner.run import from_journal
 from tests.certificate.journals import CELL, evidence, finished, result

@@ -15,7 +15,8 @@ import pytest
 from bi_harness.engine.config import checkpoint_spec
 from bi_harness.spec.load import default_paths, load_spec
 from bi_harness.workload import checkpoint
-from bi_harness.workload.checkpoint import DONE, checkpoint_digest, ensure, spec_digest
+from bi_harness.workload.checkpoint import ensure, spec_digest
+from bi_harness.workload.digests import DONE, checkpoint_digest
 
 PATHS = default_paths(environ={})
 MODELS = load_spec(PATHS.models, PATHS.hardware, PATHS.suites).models
