@@ -4,9 +4,9 @@ The same checkpoint, made before, the same attention backends, compiled (vLLM's 
 side with compile caches of its own that are empty at its start. vLLM's side is
 ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks that
 look at no less (``coverage.py``), each with its control. vLLM is imported once before, so that neither side
-reads it from a cold disk, and bi-harness compiled to bytecode, as vLLM is where pip has installed it. Then one
-side runs after the other, ours first; or, on a host with two GPUs, both at once (``--at-once``). Raw figures go
-to ``--out`` as JSON after each side.
+reads it from a cold disk, and bi-harness compiled to bytecode, as vLLM is where pip has installed it. Then
+one side runs after the other, ours first; or, on a host with two GPUs, both at once (``--at-once``). Raw
+figures go to ``--out`` as JSON after each side.
 """
 
 from __future__ import annotations
