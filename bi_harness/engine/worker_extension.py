@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Readback:
             "compilation_mode": _name(compilation.mode),
             "cudagraph_mode": _name(compilation.cudagraph_mode),
             "custom_ops": sorted(compilation.custom_ops),
+            **_ir_operators(config),
             "torch_threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
@@ -133,6 +135,16 @@ class Readback:
         path = Path(os.environ[STEP_LOG_VARIABLE]) / f"server-{worker['dp_rank']}-{worker['tp_rank']}.json"
         path.write_text(json.dumps(told), encoding="utf-8")
         return {}
+
+
+def _ir_operators(config: Any) -> dict[str, Any]:
+    """Of each of vLLM's IR operators (0.25 on) the implementations, of which the first that can be is taken:
+    on CUDA C++ kernels eager, and native ones where Inductor makes code of them."""
+    priority = getattr(getattr(config, "kernel_config", None), "ir_op_priority", None)
+    if priority is None:
+        return {}
+    names = sorted(field.name for field in fields(priority))
+    return {"ir_op_priority": {name: list(getattr(priority, name) or ()) for name in names}}
 
 
 def _nvfp4(model: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from bi_harness.certificate.localized import Localization, OptionTried
 from bi_harness.errors import HarnessError
 from bi_harness.localize.look import Costs, common_of, joined, look
-from bi_harness.localize.options import VARIANTS, Variant, eager, worth_trying
+from bi_harness.localize.options import VARIANTS, Variant, stand_in, worth_trying
 from bi_harness.localize.reproduce import (
     MAX_TRIES,
     Case,
@@ -78,7 +78,7 @@ def localize_compiled(case: Case, starts: Starts) -> Localization:
     if starts.clock.late():
         reason = "it differs compiled; the time was up before an eager engine could be tried"
         return Localization(**common, outcome="failed", reason=reason, cost=costs.told())
-    with starts(eager) as (rerun, _):
+    with starts(stand_in(effective)) as (rerun, _):
         same = _Same(found, tried, rerun)
         if same.differs:
             told = look(case, rerun, same.found, costs)

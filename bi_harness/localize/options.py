@@ -33,12 +33,15 @@ def _by_library(config: EngineConfig) -> EngineConfig:
 
 def _compiled(**options: Any) -> Callable[[EngineConfig], EngineConfig]:
     def change(config: EngineConfig) -> EngineConfig:
-        given = config.llm.get("compilation_config") or {}
-        before: Mapping[str, Any] = given if isinstance(given, Mapping) else {"mode": given}
-        config = _by_library(config)
-        return replace(config, llm={**config.llm, "compilation_config": {**before, **options}})
+        return _with_options(_by_library(config), **options)
 
     return change
+
+
+def _with_options(config: EngineConfig, **options: Any) -> EngineConfig:
+    given = config.llm.get("compilation_config") or {}
+    before: Mapping[str, Any] = given if isinstance(given, Mapping) else {"mode": given}
+    return replace(config, llm={**config.llm, "compilation_config": {**before, **options}})
 
 
 def _without_inductor(config: EngineConfig) -> EngineConfig:
@@ -95,3 +98,25 @@ def eager(config: EngineConfig) -> EngineConfig:
         # A scheduler in a process of its own begins with the requests that have arrived: by time.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return replace(config, llm=llm, env=env)
+
+
+def stand_in(effective: Mapping[str, Any]) -> Callable[[EngineConfig], EngineConfig]:
+    """The eager engine that stands for a compiled one: with the same operators of vLLM's.
+
+    Left to itself, vLLM gives an eager engine others, C++ kernels in place of what Inductor compiles: custom
+    operators, and since 0.25 IR operators (``get_default_ir_op_priority`` of its platforms). A defect of
+    those is none that the compiled engine could have, and hides the one that it has.
+
+    Args:
+        effective: what the compiled engine said of itself.
+    """
+
+    def change(config: EngineConfig) -> EngineConfig:
+        config = eager(config)
+        if operators := effective.get("custom_ops"):
+            config = _with_options(config, custom_ops=list(operators))
+        if (priority := effective.get("ir_op_priority")) and "kernel_config" not in config.llm:
+            config = replace(config, llm={**config.llm, "ir_op_priority": dict(priority)})
+        return config
+
+    return change

@@ -44,6 +44,7 @@ WORKER_SIDE = [
     "bi_harness.invariance.faults.registry",
     "bi_harness.workload.adapters",
     "bi_harness.workload.checkpoint",
+    "bi_harness.workload.digests",
     "bi_harness.workload.requests",
 ]
 

@@ -17,7 +17,7 @@ from bi_harness.engine.config import EngineConfig
 from bi_harness.errors import EngineDied
 from bi_harness.localize.driver import localize
 from bi_harness.localize.look import summed_up
-from bi_harness.localize.options import VARIANTS, eager, worth_trying
+from bi_harness.localize.options import VARIANTS, eager, stand_in, worth_trying
 from bi_harness.localize.reproduce import Case, Up
 from bi_harness.localize.rerun import Clock
 from bi_harness.workload.checkplan import CheckPlan, together
@@ -134,6 +134,7 @@ class Starts:
     def __init__(self, engine: Engine, compiled: Callable[[EngineConfig], Engine] | None = None) -> None:
         self.engine, self.compiled = engine, compiled
         self.configs: list[EngineConfig] = []
+        self.effective: dict[str, Any] = {}
 
     @contextmanager
     def __call__(self, change: Callable[[EngineConfig], EngineConfig]) -> Iterator[Up]:
@@ -142,7 +143,7 @@ class Starts:
         engine = self.engine
         if self.compiled is not None and not config.llm["enforce_eager"]:
             engine = self.compiled(config)
-        yield Up(engine, engine, {"cudagraph_mode": "FULL_AND_PIECEWISE"})
+        yield Up(engine, engine, {"cudagraph_mode": "FULL_AND_PIECEWISE", **self.effective})
 
 
 def localized(engine: Engine, case: Case = CASE, **more: Any) -> Any:
@@ -339,6 +340,29 @@ def test_a_variant_adds_to_the_compilation_config_that_is_there() -> None:
     assert VARIANTS[2].change(short).llm["compilation_config"] == {"mode": 3, "backend": "eager"}
     # vLLM's CPU platform puts its own backend in the place of one that comes with mode 3.
     assert VARIANTS[2].change(CONFIG).llm["compilation_config"] == {"mode": 2, "backend": "eager"}
+
+
+def test_the_stand_in_for_a_compiled_engine_has_its_operators() -> None:
+    ops = {"custom_ops": ["+gelu", "none"], "ir_op_priority": {"rms_norm": ["native"]}}
+    made = stand_in(ops)(replace(CONFIG, llm={"compilation_config": {"mode": 3}}))
+    assert made.llm == {
+        "enforce_eager": True,
+        "skip_tokenizer_init": True,
+        "compilation_config": {"mode": 3, "custom_ops": ["+gelu", "none"]},
+        "ir_op_priority": {"rms_norm": ["native"]},
+    }
+    # vLLM takes the priority in one place alone; releases before 0.25 have none.
+    given = {"kernel_config": {"ir_op_priority": {"rms_norm": ["vllm_c"]}}}
+    assert "ir_op_priority" not in stand_in(ops)(replace(CONFIG, llm=given)).llm
+    assert stand_in({})(CONFIG) == eager(CONFIG)
+
+
+def test_the_eager_engine_for_a_compiled_cell_is_the_stand_in() -> None:
+    starts = Starts(Engine(), compiled=lambda config: Engine())
+    starts.effective = {"custom_ops": ["none"]}
+    localize(COMPILED, starts, budget_s=60, timeout_s=10)
+    asked = [c.llm.get("compilation_config") for c in starts.configs if c.llm["enforce_eager"]]
+    assert asked == [{"custom_ops": ["none"]}]
 
 
 def test_the_eager_engine_is_one_process_of_the_library() -> None:
