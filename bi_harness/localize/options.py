@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bi_harness.engine.config import EngineConfig
+
+Change = Callable[[EngineConfig], EngineConfig]
 
 DYNAMO_TRACE_ONCE = 2
 """Of vLLM's ``CompilationMode``."""
@@ -23,7 +25,7 @@ class Variant:
     """
 
     name: str
-    change: Callable[[EngineConfig], EngineConfig]
+    change: Change
     note: str
 
 
@@ -31,7 +33,7 @@ def _by_library(config: EngineConfig) -> EngineConfig:
     return replace(config, llm={**config.llm, "skip_tokenizer_init": True}, interface="library")
 
 
-def _compiled(**options: Any) -> Callable[[EngineConfig], EngineConfig]:
+def _compiled(**options: Any) -> Change:
     def change(config: EngineConfig) -> EngineConfig:
         return _with_options(_by_library(config), **options)
 
@@ -79,15 +81,34 @@ VARIANTS = (
 """In the order in which they are tried; on the first the pair is shrunk, and is known to differ."""
 
 
-GRAPHS, PASSES = VARIANTS[1], VARIANTS[-1]
-"""Which not every engine has."""
+GRAPHS, OPERATORS, PASSES = VARIANTS[1], VARIANTS[3], VARIANTS[-1]
+"""Which not every engine has, or not by the same options."""
 
 
 def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Those that make another engine of one that said this of itself."""
     graphs = str(effective.get("cudagraph_mode", "")).upper() not in ("", "NONE")
     passes = effective.get("compilation_mode", "VLLM_COMPILE") == "VLLM_COMPILE"
-    return tuple(v for v in VARIANTS[1:] if (graphs or v is not GRAPHS) and (passes or v is not PASSES))
+    found = (v for v in VARIANTS[1:] if (graphs or v is not GRAPHS) and (passes or v is not PASSES))
+    ir = tuple(effective.get("ir_op_priority") or ())
+    return tuple(replace(v, change=_own_operators(ir)) if ir and v is OPERATORS else v for v in found)
+
+
+def _own_operators(ir: Sequence[str]) -> Change:
+    """vLLM's own operators, those of its IR too, in the order of CUDA's eager engines; a CPU has none."""
+
+    def change(config: EngineConfig) -> EngineConfig:
+        own = {name: ["vllm_c", "native"] for name in ir} if config.platform == "cuda" else {}
+        return _with_ir_priority(OPERATORS.change(config), own)
+
+    return change
+
+
+def _with_ir_priority(config: EngineConfig, priority: Mapping[str, Any]) -> EngineConfig:
+    # vLLM takes it in one place alone, and what the YAML says comes first.
+    if not priority or "kernel_config" in config.llm:
+        return config
+    return replace(config, llm={**config.llm, "ir_op_priority": dict(priority)})
 
 
 def eager(config: EngineConfig) -> EngineConfig:
@@ -100,7 +121,7 @@ def eager(config: EngineConfig) -> EngineConfig:
     return replace(config, llm=llm, env=env)
 
 
-def stand_in(effective: Mapping[str, Any]) -> Callable[[EngineConfig], EngineConfig]:
+def stand_in(effective: Mapping[str, Any]) -> Change:
     """The eager engine that stands for a compiled one: with the same operators of vLLM's.
 
     Left to itself, vLLM gives an eager engine others, C++ kernels in place of what Inductor compiles: custom
@@ -115,8 +136,6 @@ def stand_in(effective: Mapping[str, Any]) -> Callable[[EngineConfig], EngineCon
         config = eager(config)
         if operators := effective.get("custom_ops"):
             config = _with_options(config, custom_ops=list(operators))
-        if (priority := effective.get("ir_op_priority")) and "kernel_config" not in config.llm:
-            config = replace(config, llm={**config.llm, "ir_op_priority": dict(priority)})
-        return config
+        return _with_ir_priority(config, effective.get("ir_op_priority") or {})
 
     return change

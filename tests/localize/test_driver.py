@@ -342,6 +342,15 @@ def test_a_variant_adds_to_the_compilation_config_that_is_there() -> None:
     assert VARIANTS[2].change(CONFIG).llm["compilation_config"] == {"mode": 2, "backend": "eager"}
 
 
+def test_vllms_own_operators_are_those_of_its_ir_too() -> None:
+    ops = {"ir_op_priority": {"rms_norm": ["native"]}, "cudagraph_mode": "NONE"}
+    (own,) = [v for v in worth_trying(ops) if v.name == VARIANTS[3].name]
+    asked = own.change(replace(CONFIG, platform="cuda")).llm
+    assert asked["compilation_config"] == {"custom_ops": ["all"]}
+    assert asked["ir_op_priority"] == {"rms_norm": ["vllm_c", "native"]}
+    assert own.change(CONFIG) == VARIANTS[3].change(CONFIG)  # a CPU has no kernels of that name
+
+
 def test_the_stand_in_for_a_compiled_engine_has_its_operators() -> None:
     ops = {"custom_ops": ["+gelu", "none"], "ir_op_priority": {"rms_norm": ["native"]}}
     made = stand_in(ops)(replace(CONFIG, llm={"compilation_config": {"mode": 3}}))
