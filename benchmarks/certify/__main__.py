@@ -3,10 +3,10 @@
 The same checkpoint, made before, the same attention backends, compiled (vLLM's tests know nothing else), each
 side with compile caches of its own that are empty at its start. vLLM's side is
 ``tests/v1/determinism/test_batch_invariance.py`` of the release that is installed; ours are the checks that
-look at no less (``coverage.py``), each with its control. vLLM is imported once before, so that neither side
-reads it from a cold disk, and bi-harness compiled to bytecode, as vLLM is where pip has installed it. Then
-one side runs after the other, ours first; or, on a host with two GPUs, both at once (``--at-once``). Raw
-figures go to ``--out`` as JSON after each side.
+look at no less (``coverage.py``), each with its control. vLLM and bi-harness are imported once before, so
+that neither side reads from a cold disk, and bi-harness is compiled to bytecode, as vLLM is where pip has
+installed it. Then one side runs after the other, ours first; or, on a host with two GPUs, both at once
+(``--at-once``). Raw figures go to ``--out`` as JSON after each side.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from bi_harness.runner.caches import model_cache
 from bi_harness.spec.load import default_paths, load_spec
 
 IMPORTS = "import torch._inductor.compile_fx, vllm.entrypoints.llm, vllm.v1.engine.core"
+OUR_IMPORTS = (
+    "import bi_harness.cli.run, bi_harness.runner.resume, bi_harness.report.write, bi_harness.pytest_plugin"
+)
 
 
 def main() -> None:
@@ -153,11 +156,11 @@ class Benchmark:
 
 
 def prepared(arguments: argparse.Namespace, work: Path) -> Benchmark:
-    """Make the checkpoint, import vLLM once meanwhile, and have bytecode of a checkout's bi-harness.
+    """Make the checkpoint, import both sides once meanwhile, and have bytecode of a checkout's bi-harness.
 
     Raises:
         UsageError: see ``make_checkpoint``.
-        subprocess.CalledProcessError: there is no vLLM.
+        subprocess.CalledProcessError: there is no vLLM, or something else cannot be imported.
     """
     python = arguments.engine_python
     with subprocess.Popen([python, "-c", IMPORTS], stdout=subprocess.DEVNULL) as imports:
@@ -166,6 +169,7 @@ def prepared(arguments: argparse.Namespace, work: Path) -> Benchmark:
         )
         checkpoint = make_model(arguments.model, arguments.layers, python)
         compileall.compile_dir(str(Path(bi_harness.__file__).parent), quiet=2)
+        subprocess.run([sys.executable, "-c", OUR_IMPORTS], check=True)
     if imports.returncode:
         raise subprocess.CalledProcessError(imports.returncode, imports.args)
     return Benchmark(arguments, work, release.split()[-1].partition("+")[0], checkpoint)

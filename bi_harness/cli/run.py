@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from bi_harness.cli.options import (
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
+    from bi_harness.certificate.events import Event
     from bi_harness.certificate.statement import Statement
 
 Out = Annotated[Path, typer.Option("--out", "-o", envvar="BI_HARNESS_OUT", help="Folder of runs.")]
@@ -236,11 +238,11 @@ def run(
             units = f"{len(prepared.own.plan.units)} of {len(prepared.selection.plan.units)} units"
             typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
         stopped = stack.enter_context(stop_signals())
-        # What the reports need is imported while engines start, rather than after the last one has ended.
-        threading.Thread(target=_import_reports).start()
         with watching(screen) as watch:
             stack.callback(prepared.executor.close)
-            run_dir, statement = execute(prepared, watch, stopped=stopped, earlier=earlier)
+            run_dir, statement = execute(
+                prepared, _importing_reports(watch), stopped=stopped, earlier=earlier
+            )
         from bi_harness.report.write import write_reports
 
         if earlier is not None and signer is None:
@@ -259,6 +261,19 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
+
+
+def _importing_reports(watch: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Have what the reports need imported once a check has begun: while engines start, rather than after the
+    last one has ended; and not before, when this process has work of its own to do."""
+    thread = threading.Thread(target=_import_reports)
+
+    def passed(event: Event) -> None:
+        watch(event)
+        if event.type == "check_started" and thread.ident is None:
+            thread.start()
+
+    return passed
 
 
 def _import_reports() -> None:
