@@ -8,13 +8,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from junitparser import JUnitXml
 
-from benchmarks.certify.command import Place, timed
+from benchmarks.certify.command import Place, Ran, timed
 from benchmarks.certify.timeline import Shares, first_line, seconds, shares
 
 # Imported before pytest: without it, vLLM's tests end in a circular import.
@@ -79,20 +79,8 @@ def theirs(
         for case in suite:
             kinds = [type(result).__name__.lower() for result in case.result]
             cases[case.name] = kinds[0] if kinds else "passed"
-    outcomes = list(cases.values())
-    return Side(
-        wall_s=ran.wall_s,
-        checks=len(cases),
-        passed=outcomes.count("passed"),
-        failed=outcomes.count("failure"),
-        other=len(cases) - outcomes.count("passed") - outcomes.count("failure"),
-        engine_starts=len(ENGINE.findall(log.read_text(encoding="utf-8", errors="replace"))),
-        busy=ran.busy,
-        exit_code=ran.exit_code,
-        ended=ran.ended,
-        cores=len(place.cores),
-        cases=cases,
-    )
+    starts = len(ENGINE.findall(log.read_text(encoding="utf-8", errors="replace")))
+    return counted(ran, place, cases, passed="passed", failed="failure", engine_starts=starts)
 
 
 def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float, place: Place) -> Side:
@@ -115,21 +103,37 @@ def ours(arguments: Sequence[str], python: str, work: Path, timeout_s: float, pl
         for e in events
         if e["type"] == "check_finished"
     }
-    statuses = list(results.values())
     ready = [e for e in events if e["type"] == "engine_ready"]
+    side = counted(ran, place, results, passed="pass", failed="fail", engine_starts=len(ready))
+    lines = first_lines(ready, runs[0].parent / "logs")
+    return replace(side, shares=shares(events, began, began + ran.wall_s, lines))
+
+
+def counted(
+    ran: Ran, place: Place, cases: dict[str, str], *, passed: str, failed: str, engine_starts: int
+) -> Side:
+    """A side's figures.
+
+    Args:
+        ran: its command.
+        place: where that could run.
+        cases: what became of each of its checks.
+        passed, failed: what that is called there.
+        engine_starts: how many.
+    """
+    outcomes = list(cases.values())
     return Side(
         wall_s=ran.wall_s,
-        checks=len(statuses),
-        passed=statuses.count("pass"),
-        failed=statuses.count("fail"),
-        other=len(statuses) - statuses.count("pass") - statuses.count("fail"),
-        engine_starts=len(ready),
+        checks=len(outcomes),
+        passed=outcomes.count(passed),
+        failed=outcomes.count(failed),
+        other=len(outcomes) - outcomes.count(passed) - outcomes.count(failed),
+        engine_starts=engine_starts,
         busy=ran.busy,
         exit_code=ran.exit_code,
         ended=ran.ended,
         cores=len(place.cores),
-        cases=results,
-        shares=shares(events, began, began + ran.wall_s, first_lines(ready, runs[0].parent / "logs")),
+        cases=cases,
     )
 
 

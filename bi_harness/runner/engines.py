@@ -263,22 +263,19 @@ class Engines:
     ) -> _Slot:
         if arm in self._slots:
             return self._slots[arm]
-        context, key = self._context, self._key
+        key = self._key
         assert key is not None
         name = safe_name("-".join(part for part in (key.unit, key.check, arm, label) if part))
         config = change(self._config(cell, arm, key, check))
-        self.share_infos(config)
-        folder, log = Path(context.folder) / name, Path(context.logs) / f"{name}.log"
         client: Client
         if (url := self._endpoint(arm)) is not None:
-            client = EndpointClient(config, url, log, os.environ)
+            client = EndpointClient(config, url, self._room(config, name)[1], os.environ)
         elif config.interface == "server":
-            client = ServerClient(config, folder, log)
+            client = ServerClient(config, *self._room(config, name))
         else:
             # A restart is to be a process that shares nothing with the one before, and a check that starts
             # engines by itself measures their starts.
-            shared_import = Preload(Path(context.preload)) if context.preload and not label else None
-            client = EngineClient(config, folder, log, shared_import)
+            client = self.library(config, name, may_fork=not label)
         client.spawn()
         self._slots[arm] = _Slot(client, label)
         return self._slots[arm]
@@ -315,9 +312,22 @@ class Engines:
             check=check if key.check else None,
         )
 
-    def share_infos(self, config: EngineConfig) -> None:
-        """Let an engine with this configuration find what the run's others noted of its model's class."""
+    def library(self, config: EngineConfig, name: str, *, may_fork: bool = True) -> EngineClient:
+        """An engine that the library drives, not started yet.
+
+        Args:
+            config: what to start.
+            name: of its folder and its log.
+            may_fork: whether it may come from a process that has vLLM imported.
+        """
+        preload = self._context.preload if may_fork else None
+        shared_import = Preload(Path(preload)) if preload else None
+        return EngineClient(config, *self._room(config, name), shared_import)
+
+    def _room(self, config: EngineConfig, name: str) -> tuple[Path, Path]:
+        """An engine's folder and log; it finds what the run's others noted of its model's class."""
         share_model_infos(Path(config.env["VLLM_CACHE_ROOT"]), self._shared_cache)
+        return Path(self._context.folder) / name, Path(self._context.logs) / f"{name}.log"
 
     @property
     def _caches(self) -> Path:

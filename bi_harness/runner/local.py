@@ -102,10 +102,7 @@ def run_unit(
         damaged = True
         outcome, message = "crashed", f"the unit's journal is damaged: {error}"
     finally:
-        process.stop(child, grace_s=0, known=below)
-        if task.context.preload is not None:
-            # These engines are no descendants of the unit. With it gone, no other one comes to be.
-            process.end_sessions(noted_sessions(task.folder))
+        end(child, below, task.context, task.folder)
     if not damaged:
         try:
             _pass_on(tail, emit)
@@ -122,6 +119,24 @@ def run_unit(
             duration_s=round(time.monotonic() - started, 3),
         )
     )
+
+
+def end(child: subprocess.Popen[bytes], below: set[int], context: Context, folder: Path) -> None:
+    """See a unit's process gone, and all that it started.
+
+    Args:
+        child: the process.
+        below: the sessions that were seen below it.
+        context: what it was told.
+        folder: that its engines' are in.
+
+    Raises:
+        InfrastructureError: something of it does not end.
+    """
+    process.stop(child, grace_s=0, known=below)
+    if context.preload is not None:
+        # These engines are no descendants of the unit. With it gone, no other one comes to be.
+        process.end_sessions(noted_sessions(folder))
 
 
 def _pass_on(tail: Tail, emit: Callable[[Event], None]) -> None:

@@ -19,7 +19,6 @@ from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import Evidence, Fact
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName, EngineConfig
-from bi_harness.engine.preloaded import Preload
 from bi_harness.errors import EngineError
 from bi_harness.localize.driver import localize
 from bi_harness.localize.reproduce import Case, Up
@@ -169,11 +168,7 @@ class LocalizeSession(SuiteSession):
 
         def up(name: str, own: bool, change: Callable[[EngineConfig], EngineConfig]) -> EngineClient:
             config = change(self.engines.config(cell, "treatment", check if own else None))
-            safe = safe_name(f"{cell.id}-localize-{name}")
-            folder, log = Path(self._context.folder) / safe, Path(self._context.logs) / f"{safe}.log"
-            self.engines.share_infos(config)
-            shared_import = Preload(Path(preload)) if (preload := self._context.preload) else None
-            client = EngineClient(config, folder, log, shared_import)
+            client = self.engines.library(config, safe_name(f"{cell.id}-localize-{name}"))
             client.spawn()
             return client
 

@@ -15,12 +15,11 @@ from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import CheckResult
 from bi_harness.engine import process
 from bi_harness.engine.client import last_error_line, log_tail
-from bi_harness.engine.preloaded import noted_sessions
 from bi_harness.errors import HarnessError
 from bi_harness.runner.context import SelectedCell
 from bi_harness.runner.engines import safe_name
 from bi_harness.runner.journal import JOURNAL, Tail, now
-from bi_harness.runner.local import MARGIN_S, POLL_S, UnitTask, pytest_command, unit_env
+from bi_harness.runner.local import MARGIN_S, POLL_S, UnitTask, end, pytest_command, unit_env
 from bi_harness.runner.localize_task import LocalizeTask
 
 BUDGET_S = 180.0
@@ -128,10 +127,7 @@ def _in_a_process(
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(POLL_S)
     finally:
-        process.stop(child, grace_s=0, known=below)
-        if context.preload is not None:
-            # As of a unit: forked engines are no descendants of it, and no other one comes to be.
-            process.end_sessions(noted_sessions(folder))
+        end(child, below, context, folder)
     return _told(journal, result, ended or last_error_line(log_tail(log)), context.run_dir, log)
 
 

@@ -27,7 +27,7 @@ from tests.runner.standin import MARK, Standin, marked
 BAD = "bad(check, workload)"
 
 FAKE = """\
-import bi_harness.runner.localize_session as session
+import bi_harness.runner.engines as engines
 from tests.localize.test_driver import Engine
 
 class Fake(Engine):
@@ -45,7 +45,7 @@ class Fake(Engine):
     def __exit__(self, *exc):
         pass
 
-session.EngineClient = Fake
+engines.EngineClient = Fake
 """
 
 
@@ -89,7 +89,7 @@ class Forked(Fake):
         sh = subprocess.run(["sh", "-c", "setsid sleep 99 > /dev/null & echo $!"], stdout=subprocess.PIPE)
         _note(folder, int(sh.stdout))
 
-session.EngineClient = Forked
+engines.EngineClient = Forked
 """
 
 
