@@ -33,7 +33,8 @@ class TensorDifference(Record):
         path: of the tensor in what the module returned.
         dtype: in both arms, or ``alone and batch``.
         shape_alone, shape_batch: of the whole tensor, in the step in which it first differs.
-        rows, values: compared; differing ones of them.
+        rows, values: compared, from the first row that differs up to the next whose inputs differ.
+        differing_rows, differing_values: of them.
         max_ulp: the largest distance.
         ulps: a histogram; not of values that are no numbers.
     """

@@ -142,6 +142,27 @@ def rows_of(seen: Seen, place: Place) -> dict[int, tuple[Call, int]]:
     }
 
 
+def alike_from(alone: Seen, batch: Seen, place: Place, position: int) -> tuple[int, ...]:
+    """Positions of that call in company, from ``position`` on, up to the first whose inputs differ.
+
+    Only on these is another output the call's own doing: what is behind them may depend, through attention,
+    on a row that was given something else.
+    """
+    mine = rows_of(alone, place)
+    call, row = rows_of(batch, place)[position]
+
+    positions = [position]
+    for number in range(row + 1, len(call.positions)):
+        at = call.positions[number]
+        if at not in mine:
+            break
+        other, own = mine[at]
+        if not _equal(other, call, "given", np.array([own]), np.array([number])).all():
+            break
+        positions.append(at)
+    return tuple(positions)
+
+
 def _equal(a: Call, b: Call, side: Literal["given", "made"], rows: Int64, others: Int64) -> Bools:
     """Whether rows of two calls have the same tensors with the same bits, ``[R]``."""
     mine: tuple[Tensor, ...] = getattr(a, side)

@@ -11,6 +11,7 @@ from bi_harness.localize.culprit import (
     ROOT,
     SAMPLER,
     Found,
+    alike_from,
     differing,
     first_culprit,
     logits_equal,
@@ -155,9 +156,10 @@ def _closer(
 ) -> dict[str, Any]:
     """The culprit's bits, and what its call runs: two more runs of the pair."""
     place = (culprit.name, culprit.call)
-    call, row = rows_of(batch, place)[culprit.position]
+    call, _ = rows_of(batch, place)[culprit.position]
     width = sum(_width(t.shape) for t in (*call.given, *call.made))
-    positions = call.positions[row : row + max(1, min(4096, MAX_VALUES // max(1, width)))]
+    alike = alike_from(alone, batch, place, culprit.position)
+    positions = alike[: max(1, min(4096, MAX_VALUES // max(1, width)))]
     order = {"suspect": culprit.name, "call": culprit.call}
     found: dict[str, Any] = {}
     try:
