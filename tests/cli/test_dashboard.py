@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 
 from bi_harness.cli import main as cli
 from bi_harness.report.dashboard import pages
+from tests.reports.test_kept_runs import KEPT as RUNS
 from tests.reports.test_kept_runs import ROOT
 
 KEPT = ROOT / "reports"
 CPU = KEPT / "cpu" / "20261121T110032Z-796804"
 H200 = KEPT / "h200" / "0.25.1" / "20261121T090556Z-b9ea69"
 DAY = ("--as-of", "2026-11-21")
-LAST = ("--as-of", "2026-11-28")  # of all that is kept
+NEWEST = max(date.fromisoformat(run.rsplit("/", 1)[-1][:8]) for run in RUNS)
+LAST = ("--as-of", NEWEST.isoformat())
+LATER = ("--as-of", (NEWEST + timedelta(days=4)).isoformat())
 
 
 def digests(site: Path) -> dict[str, str]:
@@ -60,7 +64,7 @@ def test_the_kept_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     build(KEPT, "--out", site, *LAST, "--rebuild")
     assert digests(site) == first
     capsys.readouterr()
-    build(KEPT, "--out", site, "--as-of", "2026-12-02")
+    build(KEPT, "--out", site, *LATER)
     assert "h200: STALE" in capsys.readouterr().out
     assert digests(site) != first
 
