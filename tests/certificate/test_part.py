@@ -169,9 +169,15 @@ def test_no_journal_of_a_shard_is_certified(events: list[Event]) -> None:
         assert statement.predicate.result == "FAILED"
         if found.shard is not None and found.shard.passed and units:
             try:
-                assert made(events).verdict == "CERTIFIED", "it would be, if it were all"
+                whole_run = made(events)
             except UsageError:
                 pytest.fail("what is no run passed as a shard")
+            if whole_run.totals.passed:
+                assert whole_run.verdict == "CERTIFIED", "it would be, if it were all"
+            else:
+                # A part in which all is waived did its job; that something passed is asked of the whole.
+                assert whole_run.verdict == "INCONCLUSIVE"
+                assert {check.status for check in whole_run.checks} <= {"waived", "skip"}
 
 
 def looked(statement: Statement) -> list[str]:
