@@ -8,6 +8,7 @@ before it: the innermost that qualifies is found first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,21 +143,23 @@ def rows_of(seen: Seen, place: Place) -> dict[int, tuple[Call, int]]:
     }
 
 
-def alike_from(alone: Seen, batch: Seen, place: Place, position: int) -> tuple[int, ...]:
-    """Positions of that call in company, from ``position`` on, up to the first whose inputs differ.
+def alike_from(alone: Mapping[int, tuple[Call, int]], call: Call, row: int) -> tuple[int, ...]:
+    """Positions of a call in company, from ``row`` on, up to the first whose inputs differ.
 
     Only on these is another output the call's own doing: what is behind them may depend, through attention,
     on a row that was given something else.
-    """
-    mine = rows_of(alone, place)
-    call, row = rows_of(batch, place)[position]
 
-    positions = [position]
+    Args:
+        alone: ``rows_of`` the same place.
+        call: in company.
+        row: of it, the first that differs: its inputs are known to be equal.
+    """
+    positions = [call.positions[row]]
     for number in range(row + 1, len(call.positions)):
         at = call.positions[number]
-        if at not in mine:
+        if at not in alone:
             break
-        other, own = mine[at]
+        other, own = alone[at]
         if not _equal(other, call, "given", np.array([own]), np.array([number])).all():
             break
         positions.append(at)

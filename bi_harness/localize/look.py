@@ -156,10 +156,9 @@ def _closer(
 ) -> dict[str, Any]:
     """The culprit's bits, and what its call runs: two more runs of the pair."""
     place = (culprit.name, culprit.call)
-    call, _ = rows_of(batch, place)[culprit.position]
+    call, row = rows_of(batch, place)[culprit.position]
     width = sum(_width(t.shape) for t in (*call.given, *call.made))
-    alike = alike_from(alone, batch, place, culprit.position)
-    positions = alike[: max(1, min(4096, MAX_VALUES // max(1, width)))]
+    positions = alike_from(rows_of(alone, place), call, row)[: max(1, min(4096, MAX_VALUES // max(1, width)))]
     order = {"suspect": culprit.name, "call": culprit.call}
     found: dict[str, Any] = {}
     try:

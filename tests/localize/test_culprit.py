@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bi_harness.errors import EngineError
 from bi_harness.localize.culprit import alike_from, differing, first_culprit, logits_equal, rows_of
-from bi_harness.localize.seen import parse
+from bi_harness.localize.seen import Seen, parse
 from tests.localize.made import MODULES, record, run, seen, tensor, told
 
 ALONE = [list(range(8)), [8], [9]]
@@ -43,6 +43,11 @@ def test_of_several_the_first_is_found(broken: dict[tuple[str, int], int]) -> No
     assert (found.name, found.position) == first
 
 
+def alike(alone: Seen, company: Seen, position: int) -> tuple[int, ...]:
+    place = ("layers.0.proj", 0)
+    return alike_from(rows_of(alone, place), *rows_of(company, place)[position])
+
+
 @given(st.integers(0, 9), st.integers(1, 10), st.sets(st.integers(1, 9)))
 def test_rows_behind_one_that_was_given_something_else_are_not_looked_at(
     begins: int, behind: int, cuts: set[int]
@@ -52,14 +57,12 @@ def test_rows_behind_one_that_was_given_something_else_are_not_looked_at(
     broken = {("layers.0.proj", begins): 7, ("embed", other): 1}
     (step,) = (step for step in steps if begins in step)
     # Steps behind it carry the difference on by themselves; the call is that of this step alone.
-    assert alike_from(seen(ALONE), seen(steps, broken), ("layers.0.proj", 0), begins) == tuple(
-        range(begins, min(other, step[-1] + 1))
-    )
+    assert alike(seen(ALONE), seen(steps, broken), begins) == tuple(range(begins, min(other, step[-1] + 1)))
 
 
 def test_a_row_that_was_not_computed_alone_ends_those_that_are_looked_at() -> None:
     company = seen([list(range(8))], {("layers.0.proj", 1): 7})
-    assert alike_from(seen([list(range(4))]), company, ("layers.0.proj", 0), 1) == (1, 2, 3)
+    assert alike(seen([list(range(4))]), company, 1) == (1, 2, 3)
 
 
 def test_the_innermost_is_named_and_not_what_is_around_it() -> None:
