@@ -301,6 +301,21 @@ class ModuleResult(Record):
     ranges: tuple[OpRange, ...] = ()
 
 
+class PlantedControl(Record):
+    """The control (invariance off) once more, with a difference planted in it.
+
+    Where stock vLLM happens to give the same bits, it shows that the requests went through what the check is
+    about, and that the comparison sees a flipped bit in each of them.
+
+    Attributes:
+        requests: which requests got it, see ``workload.requests.Planted``.
+        evidence: what the comparison saw.
+    """
+
+    requests: Literal["together", "preempted", "cached", "split", "scored", "drafted"]
+    evidence: Evidence
+
+
 class CheckResult(Record):
     """The result of one check on one cell.
 
@@ -311,6 +326,7 @@ class CheckResult(Record):
         reason: one sentence for a reader; empty only for a pass.
         evidence: ``None`` where nothing was compared (error, skip).
         control: the same workload with invariance off; ``None`` where it did not run.
+        planted_control: the control with a planted difference; ``None`` where the control diverges by itself.
         facts: what the engine said of itself, for a check that judges that.
         control_facts: the same where it must be otherwise: with invariance off, or without what is checked.
         ops: the operators that the check measured; their facts are among ``facts``.
@@ -327,6 +343,7 @@ class CheckResult(Record):
     reason: str = ""
     evidence: Evidence | None = None
     control: Evidence | None = None
+    planted_control: PlantedControl | None = None
     facts: tuple[Fact, ...] = ()
     control_facts: tuple[Fact, ...] = ()
     ops: tuple[OpResult, ...] = ()
@@ -339,7 +356,7 @@ class CheckResult(Record):
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for name in ("ops", "modules", "waiver"):
+        for name in ("planted_control", "ops", "modules", "waiver"):
             if not getattr(self, name):
                 # Certificates of before there were any stay what they are, byte for byte.
                 data.pop(name, None)

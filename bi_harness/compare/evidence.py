@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bi_harness.certificate.records import BatchReached, Divergence, Evidence, Needed, Status
+from bi_harness.certificate.records import (
+    BatchReached,
+    Divergence,
+    Evidence,
+    Needed,
+    PlantedControl,
+    Status,
+)
 from bi_harness.compare.bits import TOKENS_DIFFER, Comparison, Place, compare
 from bi_harness.compare.digest import digest
 from bi_harness.compare.observations import Observations
@@ -114,24 +121,30 @@ def _finite(value: np.float32) -> float | None:
 
 
 def conclude(
-    treatment: Evidence, control: Evidence | None, *, control_min_fraction: float
+    treatment: Evidence,
+    control: Evidence | None,
+    *,
+    control_min_fraction: float,
+    planted: PlantedControl | None = None,
 ) -> tuple[Status, str]:
     """The status that evidence bears, and why in one sentence.
 
     A difference is a failure whatever else is the case. Equality is a pass only when something was
-    compared, every batch really formed, and the same workload diverges with invariance off.
+    compared, every batch really formed, and the same workload diverges with invariance off, by itself or with
+    a planted difference.
 
     Args:
         treatment: with invariance on.
         control: the same workload with invariance off; ``None`` when it did not run.
         control_min_fraction: the share of prompts, in (0, 1], that must diverge in the control.
+        planted: the control with a planted difference; ``None`` where it did not run.
 
     Returns:
         ``("pass", "")``, or ``fail`` / ``inconclusive`` with the reason.
     """
     if reason := differs(treatment):
         return "fail", reason
-    if reason := weakness(treatment) or control_weakness(treatment, control, control_min_fraction):
+    if reason := weakness(treatment) or control_weakness(treatment, control, control_min_fraction, planted):
         return "inconclusive", reason
     return "pass", ""
 
@@ -173,17 +186,33 @@ def weakness(evidence: Evidence) -> str:
     return ""
 
 
-def control_weakness(treatment: Evidence, control: Evidence | None, min_fraction: float) -> str:
-    """Why the control does not show that the workload can diverge; empty when it does."""
+def control_weakness(
+    treatment: Evidence,
+    control: Evidence | None,
+    min_fraction: float,
+    planted: PlantedControl | None = None,
+) -> str:
+    """Why the control does not show that the workload can diverge; empty when it does.
+
+    A planted difference must be seen in as many prompts as the control's own.
+    """
     if control is None:
         return "the control (invariance off) did not run"
     if control.prompts != treatment.prompts:
         return f"the control ran {control.prompts} prompts, not the {treatment.prompts} of the check"
     # At least one, whatever the fraction: a control in which nothing diverges never has power.
     needed = max(1, math.ceil(min_fraction * control.prompts))
-    if control.differing_prompts < needed:
-        return (
-            f"the control (invariance off) diverged in {control.differing_prompts} of {control.prompts} "
-            f"prompts, fewer than the {needed} that a pass needs: the workload has no power here"
-        )
+    if control.differing_prompts >= needed:
+        return ""
+    own = (
+        f"the control (invariance off) diverged in {control.differing_prompts} of {control.prompts} "
+        f"prompts, fewer than the {needed} that a pass needs"
+    )
+    if planted is None:
+        return f"{own}: the workload has no power here"
+    seen = planted.evidence
+    if seen.prompts != treatment.prompts:
+        return f"the planted control ran {seen.prompts} prompts, not the {treatment.prompts} of the check"
+    if seen.differing_prompts < needed:
+        return f"{own}, and a difference planted in it was seen in {seen.differing_prompts} of {seen.prompts}"
     return ""

@@ -87,6 +87,11 @@ class EngineClient:
         self._stopping = False
         self.effective: dict[str, Any] = {}
 
+    @property
+    def plants(self) -> bool:
+        """Whether a difference can be planted in it (``Limits.planted``)."""
+        return True
+
     def __enter__(self) -> EngineClient:
         return self
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bi_harness.engine import process
+from bi_harness.engine import process, step_limits
 from bi_harness.engine.answers import Garbled, Step, observations
 from bi_harness.engine.api import Api, OpenAI, Speech, Streaming, Unanswered
 from bi_harness.engine.client import Burst, Ready, explain, log_tail
@@ -29,7 +29,7 @@ from bi_harness.engine.site import with_site
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE, StepLog
 from bi_harness.errors import EngineDied, EngineError, EngineStartError, EngineTimeout, InfrastructureError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
-from bi_harness.workload.requests import Limits, Member, Request
+from bi_harness.workload.requests import Limits, Member, Planted, Request
 
 STOP_GRACE_S = 20.0
 POLL_S = 0.2
@@ -67,6 +67,11 @@ class Speaking:
         """The server's."""
         return self.whole.pid
 
+    @property
+    def plants(self) -> bool:
+        """The server's."""
+        return self.whole.plants
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -99,6 +104,11 @@ class Server:
     def pid(self) -> int | None:
         """Of its process; ``None`` where that is not ours."""
         return None
+
+    @property
+    def plants(self) -> bool:
+        """Whether a difference can be planted in it: only in a server that bi-harness started."""
+        return False
 
     @property
     def whole(self) -> Server:
@@ -134,12 +144,22 @@ class Server:
         order = [member.request for burst in members for member in burst]
         if sorted(order) != list(range(len(requests))):
             raise ValueError("every request must be in exactly one burst")
-        if limits is not None or any(m.arrival or m.abort is not None for burst in members for m in burst):
+        planted = limits.planted if limits is not None else None
+        if limits not in (None, Limits(planted=planted)) or any(
+            m.arrival or m.abort is not None for burst in members for m in burst
+        ):
             raise ValueError("a server takes no schedule by engine steps, and no limits")
-        if any(r.n != 1 or r.score or r.adapter or r.cache is not None for r in requests):
-            raise ValueError("over the API: requests with one sequence, and no score, adapter or cache name")
+        if planted is not None and not self.plants:
+            raise ValueError("a difference is planted only in a server that bi-harness started")
+        if any(r.n != 1 or r.score or r.adapter or r.processed or r.cache is not None for r in requests):
+            raise ValueError(
+                "over the API: requests with one sequence, and no score, adapter, cache name or "
+                "processed logprobs"
+            )
         self._check_up()
         began = time.monotonic()
+        if planted is not None:
+            self._plant(planted)
         try:
             answers, steps = asyncio.run(
                 self._run(
@@ -155,6 +175,9 @@ class Server:
         except Garbled as error:
             self.kill()
             raise EngineError(self._explain("answered with what makes no sense", str(error))) from error
+        finally:
+            if planted is not None:
+                self._plant(None)
         return Burst(found, tuple(steps), time.monotonic() - began)
 
     async def _run(
@@ -188,6 +211,10 @@ class Server:
 
     def _check_up(self) -> None:
         """Raise ``EngineError`` where there is nothing to send to."""
+        raise NotImplementedError
+
+    def _plant(self, planted: Planted | None) -> None:
+        """Plant a difference from the next engine step on, or end it. Called only where ``plants``."""
         raise NotImplementedError
 
     def kill(self) -> None:
@@ -239,6 +266,14 @@ class ServerClient(Server):
     def pid(self) -> int | None:
         """Of the server's process, which leads its session; ``None`` before the start and after the end."""
         return self._process.pid if self._process else None
+
+    @property
+    def plants(self) -> bool:
+        """See ``Server``."""
+        return True
+
+    def _plant(self, planted: Planted | None) -> None:
+        step_limits.write(str(self._folder / "steps"), step_tokens=None, free_blocks=None, planted=planted)
 
     @property
     def url(self) -> str:

@@ -6,7 +6,7 @@ scheduler reads both at every step, so they can be set between bursts. What came
 step log has the splits and the preemptions.
 
 The limits travel in a file, ``<folder>/limits.json``, because the scheduler may be in another process than
-the engine's client (tensor and data parallel). Worker side: standard library alone.
+the engine's client (tensor and data parallel). Worker side: standard library and numpy alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bi_harness.engine.planted_difference import Tracked, plant
+
 FILE = "limits.json"
 
 
 @dataclass
 class _Held:
-    """What was taken from one scheduler, to be given back."""
+    """What was taken from one scheduler, to be given back, and what was planted in it."""
 
-    limits: dict[str, int | None] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
+    tracked: Tracked = field(default_factory=Tracked)
     step_tokens: int | None = None
     blocks: list[Any] = field(default_factory=list)
 
@@ -32,20 +35,24 @@ class _Held:
 _held: dict[int, _Held] = {}
 
 
-def write(folder: str, *, step_tokens: int | None, free_blocks: int | None) -> None:
-    """Set the limits from the next step on; none of both ends them.
+def write(
+    folder: str, *, step_tokens: int | None, free_blocks: int | None, planted: str | None = None
+) -> None:
+    """Set the limits from the next step on; none of all ends them.
 
     Args:
         step_tokens: tokens of a step at most.
         free_blocks: blocks of the KV cache that stay free, while nothing runs.
+        planted: which requests get a difference, see ``planted_difference``.
     """
     path = Path(folder) / FILE
-    if step_tokens is None and free_blocks is None:
+    if step_tokens is None and free_blocks is None and planted is None:
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps({"step_tokens": step_tokens, "free_blocks": free_blocks}), encoding="utf-8")
+    limits = {"step_tokens": step_tokens, "free_blocks": free_blocks, "planted": planted}
+    partial.write_text(json.dumps(limits), encoding="utf-8")
     partial.replace(path)
 
 
@@ -57,7 +64,7 @@ def apply(scheduler: Any, folder: str) -> None:
     """
     try:
         with open(os.path.join(folder, FILE), encoding="utf-8") as file:
-            limits: dict[str, int | None] = json.load(file)
+            limits: dict[str, Any] = json.load(file)
     except FileNotFoundError:
         limits = {}
     held = _held.setdefault(id(scheduler), _Held())
@@ -77,4 +84,18 @@ def apply(scheduler: Any, folder: str) -> None:
     if (free := limits.get("free_blocks")) is not None:
         spare = pool.get_num_free_blocks() - free
         held.blocks = list(pool.get_new_blocks(spare)) if spare > 0 else []
-    held.limits = limits
+    held.limits, held.tracked = limits, Tracked()
+
+
+def plant_in(scheduler: Any, scheduled: Any, output: Any) -> None:
+    """Plant the difference that the limits ask for in what a step gave, before ``scheduler`` takes it.
+
+    Args:
+        scheduled, output: see ``planted_difference.plant``.
+
+    Raises:
+        AttributeError, ValueError: see ``planted_difference.plant``.
+    """
+    held = _held.get(id(scheduler))
+    if held is not None and (kind := held.limits.get("planted")) is not None:
+        plant(kind, held.tracked, scheduled, output)

@@ -4,10 +4,10 @@ A batch that was asked for is not a batch that formed: the scheduler may admit f
 prefill or preempt. The probe wraps ``Scheduler.schedule`` of a running vLLM and appends what came out of it
 to ``<folder>/steps-dp<rank>-<pid>.jsonl``. The file is there from the making of the scheduler on, the last
 thing that a data parallel rank does before it serves: a rank without one did not come up. The probe reads
-counts only, and runs in both arms alike. It changes nothing, but where a check holds the scheduler to limits
-(``step_limits``).
+counts only, and runs in both arms alike. It changes nothing, except where a check holds the scheduler to
+limits or plants a difference in a control (``step_limits``).
 
-Worker side: standard library and vLLM alone.
+Worker side: standard library, numpy and vLLM alone.
 """
 
 from __future__ import annotations
@@ -52,6 +52,16 @@ def install(folder: str) -> None:
         _append(folder, self, output)
         return output
 
+    update = Scheduler.update_from_output
+
+    @functools.wraps(update)
+    def update_from_output(
+        self: Any, scheduler_output: Any, model_runner_output: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        step_limits.plant_in(self, scheduler_output, model_runner_output)
+        return update(self, scheduler_output, model_runner_output, *args, **kwargs)
+
+    Scheduler.update_from_output = update_from_output
     setattr(schedule, _MARK, True)
     Scheduler.schedule = schedule
     Scheduler.__init__ = init

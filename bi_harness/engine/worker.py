@@ -36,6 +36,9 @@ Engine = OfflineEngine | OnlineEngine
 _bursts: list[int] = []
 """How large those were that this process has served."""
 
+_observed: dict[int, str] = {}
+"""The logprobs mode that each engine was switched to."""
+
 
 def main(argv: list[str]) -> NoReturn:
     """Run until told to stop, and end the process."""
@@ -257,6 +260,7 @@ def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any)
     try:
         for number, burst in enumerate(bursts, start=1):
             _hold(engine, limits, [requests[m.request] for m in burst])
+            _observe(engine, processed=any(requests[m.request].processed for m in burst))
             first = not _bursts
             _bursts.append(len(burst))
             before = _drafted(engine)
@@ -269,6 +273,7 @@ def _generate(engine: Engine, command: dict[str, Any], steps: StepLog, say: Any)
             say({"event": "progress", "done": number, "of": len(bursts)})
     finally:
         _hold(engine, Limits(), [])
+        _observe(engine, processed=False)
     generate_s = time.monotonic() - started
     return {
         "event": "result",
@@ -310,12 +315,34 @@ def _hold(engine: Engine, limits: Limits, burst: list[Request]) -> None:
         # The largest alone must fit, or the scheduler would wait for ever.
         free = max(prompts + int((sum(whole) - prompts) * limits.kv_growth), *whole)
     folder = os.environ[STEP_LOG_VARIABLE]
-    step_limits.write(folder, step_tokens=limits.step_tokens, free_blocks=free)
+    step_limits.write(folder, step_tokens=limits.step_tokens, free_blocks=free, planted=limits.planted)
+
+
+def _observe(engine: Engine, *, processed: bool) -> None:
+    """Have the sampler report the logprobs that it samples from, or the model's own.
+
+    It reads its mode at each step, so a check that needs the other one takes no engine of its own.
+
+    Raises:
+        Refused: data parallel, or this vLLM's sampler does not have the mode.
+    """
+    mode = "processed_logprobs" if processed else str(engine.vllm_config.model_config.logprobs_mode)
+    if mode == _observed.get(id(engine), str(engine.vllm_config.model_config.logprobs_mode)):
+        return
+    if isinstance(engine, OnlineEngine):
+        raise Refused("a data parallel engine does not switch its logprobs mode")
+    found = engine.collective_rpc("bi_harness_logprobs_mode", mode)
+    if any(answer != mode for answer in found):
+        raise Refused(f"the logprobs mode was to be {mode}, and the workers have {found}")
+    _observed[id(engine)] = mode
 
 
 def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
     """Observations as arrays, padded at the end: tokens ``[R, T]`` int32 (-1), lengths ``[R]`` int32,
     ranked token ids ``[R, T, K + 1]`` int32 (-1) and their logprobs ``[R, T, K + 1]`` float32 (0).
+
+    Of processed logprobs, tokens that a mask took out are left out, too: which of them vLLM lists is
+        arbitrary.
 
     Every sequence of a request is a row. Column 0 is the token itself; columns 1 to K are the top k in rank
     order.
@@ -344,6 +371,8 @@ def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:
                 tokens[row, step] = token
                 ids[row, step, 0], logprobs[row, step, 0] = token, entries[token].logprob
                 ranked = sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
+                if request.processed:
+                    ranked = [item for item in ranked if item[1].logprob != -np.inf]
                 for column, (other, entry) in enumerate(ranked[: request.top_k_logprobs], start=1):
                     ids[row, step, column], logprobs[row, step, column] = other, entry.logprob
     return {

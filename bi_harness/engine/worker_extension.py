@@ -57,6 +57,7 @@ class Readback:
             "parameter_dtypes": dict(sorted(dtypes.items())),
             "compilation_mode": _name(compilation.mode),
             "cudagraph_mode": _name(compilation.cudagraph_mode),
+            "breakable_cudagraphs": bool(getattr(envs, "VLLM_USE_BREAKABLE_CUDAGRAPH", False)),
             "custom_ops": sorted(compilation.custom_ops),
             **_ir_operators(config),
             "torch_threads": torch.get_num_threads(),
@@ -67,6 +68,22 @@ class Readback:
         path = folder / f"worker-{answer['dp_rank']}-{answer['tp_rank']}.json"
         path.write_text(json.dumps(answer), encoding="utf-8")
         return answer
+
+    def bi_harness_logprobs_mode(self, mode: str) -> str:
+        """Set which logprobs this worker's sampler reports from the next step on.
+
+        Returns:
+            The mode that the sampler has now.
+
+        Raises:
+            AttributeError: this vLLM's sampler is not made as expected.
+        """
+        sampler = self.model_runner.sampler  # type: ignore[attr-defined]
+        _ = sampler.logprobs_mode
+        sampler.logprobs_mode = mode
+        if (masking := getattr(sampler, "topk_topp_sampler", None)) is not None:  # V1's model runner
+            masking.logprobs_mode = mode
+        return str(sampler.logprobs_mode)
 
     def bi_harness_startup(self) -> dict[str, Any]:
         """What this worker's process counted up to now, see ``startup_counters.read``."""

@@ -24,9 +24,10 @@ from bi_harness.certificate.records import (
     ModuleResult,
     Needed,
     OpResult,
+    PlantedControl,
     Status,
 )
-from bi_harness.compare.evidence import Arm, conclude, differs, gather
+from bi_harness.compare.evidence import Arm, conclude, control_weakness, differs, gather, weakness
 from bi_harness.engine.arms import References, needed, run_arm, scored
 from bi_harness.engine.client import EngineClient
 from bi_harness.engine.config import ArmName
@@ -280,6 +281,7 @@ class CheckRecorder:
         self._on_plain, self._references, self._plain = on_plain, references, plain
         self._timeout_s, self._control_min_fraction = timeout_s, control_min_fraction
         self._evidence: dict[str, Evidence] = {}
+        self._planted: PlantedControl | None = None
         self._facts: dict[str, tuple[Fact, ...]] = {}
         self._ops: tuple[OpResult, ...] = ()
         self._modules: tuple[ModuleResult, ...] = ()
@@ -322,12 +324,37 @@ class CheckRecorder:
             except EngineError as error:
                 self.failed(engine, error)
                 raise
+            self._plant(engine, plan)
             return self._evidence[arm_name]
         self._abandon()
         if arm_name == "treatment" and restarted is None:
             self._ahead = self._control_beside(engine, plan)
         self._evidence[arm_name] = self._compared(engine, plan, restarted, self.failed)
+        self._plant(engine, plan)
         return self._evidence[arm_name]
+
+    def _plant(self, engine: Driven, plan: CheckPlan) -> None:
+        """Run the control once more with a planted difference, where it does not diverge by itself and
+        nothing else stands in the way of a pass.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        if self._wants_planted(engine):
+            found = self._compared(engine, plan.with_planted(), None, self.failed)
+            self._planted = PlantedControl(requests=plan.planted, evidence=found)
+
+    def _wants_planted(self, engine: Driven) -> bool:
+        treatment, control = self._evidence.get("treatment"), self._evidence.get("control")
+        return (
+            engine.config.arm == "control"
+            and engine.plants
+            and treatment is not None
+            and control is not None
+            and control.prompts == treatment.prompts
+            and not (differs(treatment) or weakness(treatment))
+            and bool(control_weakness(treatment, control, self._control_min_fraction))
+        )
 
     def _control_beside(self, treatment: Driven, plan: CheckPlan) -> Ahead | None:
         """Have the control begin with the same plan; ``None`` where it cannot."""
@@ -427,6 +454,19 @@ class CheckRecorder:
                 [len(r.prompt) for r in plan.subjects],
                 needed(plan, [summary for _, summaries in ran for summary in summaries]),
             )
+            if self._wants_planted(course.engine):
+                again = plan.with_planted()
+                course = _Course(
+                    self, course.engine, deadline, self.failed, sum(len(a.bursts) for a in again.arms)
+                )
+                ran = [course.run(one) for one in again.arms]
+                seen = gather(
+                    references.arm(plan.subjects),
+                    [result for result, _ in ran],
+                    [len(r.prompt) for r in plan.subjects],
+                    needed(plan, [summary for _, summaries in ran for summary in summaries]),
+                )
+                self._planted = PlantedControl(requests=plan.planted, evidence=seen)
 
     def observe(self, arm: ArmName, facts: Sequence[Fact]) -> None:
         """Take what engines of that arm said of themselves. The check may compare bits, too, or not.
@@ -527,6 +567,7 @@ class CheckRecorder:
                 treatment,
                 self._evidence.get("control"),
                 control_min_fraction=self._control_min_fraction,
+                planted=self._planted,
             )
         elif not facts:
             return "inconclusive", "the check compared nothing with invariance on"
@@ -575,6 +616,7 @@ class CheckRecorder:
                     reason=reason[:4000],
                     evidence=treatment,
                     control=self._evidence.get("control"),
+                    planted_control=self._planted,
                     facts=self._facts.get("treatment", ()),
                     control_facts=self._facts.get("control", ()),
                     ops=self._ops,
@@ -632,10 +674,11 @@ def _by_hand(options: Namespace) -> tuple[Spec, Context]:
     host = detect()
     device = match_device(options.bi_device, spec.devices, host)
     python = options.bi_engine_python or sys.executable
+    vllm = probe_engine(python).vllm_version
     plan = expand(
         spec,
         device,
-        vllm_version=probe_engine(python).vllm_version or spec.reference(device),
+        vllm_version=vllm or spec.reference(device),
         profile=options.bi_profile,
         weights=options.bi_weights,
         layers=options.bi_layers,
@@ -665,6 +708,7 @@ def _by_hand(options: Namespace) -> tuple[Spec, Context]:
         run_dir=str(folder),
         journal=str(folder / "events.jsonl"),
         model_cache=str(model_cache(os.environ)),
+        vllm=vllm or "",
         # Stock vLLM is the same with and without a planted fault.
         control=not os.environ.get(PLANT_VARIABLE),
     )

@@ -6,10 +6,10 @@ A *subject* is a request whose observation is compared; a *neighbour* is there t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from bi_harness.workload.requests import Limits, Member, Request
+from bi_harness.workload.requests import Limits, Member, Planted, Request
 
 Condition = Literal[
     "aborted",
@@ -62,6 +62,8 @@ class CheckPlan:
         arms_first: the arms run before the subjects alone, where those have not run in an earlier check.
         needs: what must have happened, over all arms, for equality to mean anything: the field of the
             scheduler's summary and how often at least.
+        planted: where the control (invariance off) does not diverge by itself, it runs the arms once more
+            with a difference planted in these requests.
     """
 
     subjects: tuple[Request, ...]
@@ -69,6 +71,14 @@ class CheckPlan:
     needs: tuple[tuple[Condition, int], ...] = ()
     never: tuple[Condition, ...] = ()
     arms_first: bool = False
+    planted: Planted = "together"
+
+    def with_planted(self) -> CheckPlan:
+        """The same with the difference planted in every arm; the subjects alone stay as they are."""
+        arms = tuple(
+            replace(arm, limits=replace(arm.limits or Limits(), planted=self.planted)) for arm in self.arms
+        )
+        return replace(self, arms=arms)
 
 
 def together(

@@ -19,7 +19,8 @@ LARGEST_BATCH = 4096
 """Of a profile's sizes."""
 
 SMALLEST_MAX_BATCH = 64
-"""Engines admit at least so many requests at once: bursts and neighbours go beyond the batch sizes."""
+"""Engines admit at least so many requests at once, where a profile has no ``max_num_seqs``: bursts and
+neighbours go beyond the batch sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Workload:
         vocab_size: token ids lie in [0, vocab_size).
         longest_prompt: in tokens.
         min_steps: steps that each check compares at least.
+        max_num_seqs: requests that engines admit at once, at least.
     """
 
     requests: tuple[Request, ...]
@@ -42,11 +44,12 @@ class Workload:
     vocab_size: int
     longest_prompt: int
     min_steps: int = 0
+    max_num_seqs: int = SMALLEST_MAX_BATCH
 
     @property
     def max_batch(self) -> int:
         """Requests that may be up at once; what engines are started for."""
-        return max(*self.batch_sizes, SMALLEST_MAX_BATCH)
+        return max(*self.batch_sizes, self.max_num_seqs)
 
     @property
     def max_tokens(self) -> int:
@@ -130,6 +133,11 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
     min_steps = params.get("min_steps", 0)
     if not isinstance(min_steps, int) or min_steps < 0:
         raise SpecError(f"{where}: min_steps must be a whole number from 0; it is {min_steps!r}")
+    max_num_seqs = params.get("max_num_seqs", SMALLEST_MAX_BATCH)
+    if not _is_batch_size(max_num_seqs):
+        raise SpecError(
+            f"{where}: max_num_seqs must be a whole number from 2 to {LARGEST_BATCH}; it is {max_num_seqs!r}"
+        )
     sizes = params.get("batch_sizes")
     if not isinstance(sizes, list) or not sizes or not all(_is_batch_size(size) for size in sizes):
         raise SpecError(
@@ -154,4 +162,5 @@ def plan_workload(model: ModelSpec, suite: SuiteSpec, *, profile: str, seed: int
         vocab_size=int(model.config["vocab_size"]),
         longest_prompt=longest,
         min_steps=min_steps,
+        max_num_seqs=max_num_seqs,
     )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Planted = Literal["together", "preempted", "cached", "split", "scored", "drafted"]
+"""Which requests a planted difference is in: those that share a step with another one, that come back from a
+preemption, that read the prefix cache, whose prefill is split, that are scored, or that have drafted
+tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,9 @@ class Request:
         cache: requests with the same name share their prefixes through the prefix cache; without a name
             a request never reads the cache.
         adapter: LoRA adapter, counted from 1; 0 for the model itself.
+        processed: whether the logprobs are those that the token is sampled from, after penalties, temperature
+            and masks (vLLM's ``processed_logprobs``), in place of the model's own. All of a burst have the
+            same.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +49,7 @@ class Request:
     score: int = 0
     cache: str | None = None
     adapter: int = 0
+    processed: bool = False
 
     @property
     def observed(self) -> int:
@@ -86,7 +95,10 @@ class Limits:
         kv_growth: share of the blocks by which the burst's requests grow while they decode that stay free
             beside those of all their prompts; the other blocks are held back, so that requests are
             preempted. ``None`` for the whole cache.
+        planted: the requests whose logprobs get a difference, in a control (``engine.planted_difference``);
+            ``None`` for none.
     """
 
     step_tokens: int | None = None
     kv_growth: float | None = None
+    planted: Planted | None = None

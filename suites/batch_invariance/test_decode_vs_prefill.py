@@ -20,7 +20,7 @@ def plan(workload):
     count = min(len(workload.requests), max(SUBJECTS, workload.rounds(1, 2 * steps)))
     subjects = workload.requests[:count]
     arms = (together("prefilled alone", subjects, 1), together("prefilled together", subjects, SIZE))
-    return CheckPlan(subjects, tuple(replace(arm, scored=True) for arm in arms))
+    return CheckPlan(subjects, tuple(replace(arm, scored=True) for arm in arms), planted="scored")
 
 
 def test_decode_vs_prefill(engine, control, workload, check):

@@ -45,7 +45,8 @@ def plan(workload):
     arms = tuple(arm(workload, subjects, number) for number in range(rounds))
     alone = together("warm, alone", tuple(replace(r, cache="prefix-0") for r in subjects), 1)
     hits = sum((length - 1) // BLOCK * BLOCK for length in lengths)
-    return CheckPlan(subjects, (*arms, alone), needs=(("cached_tokens", (rounds + 1) * hits),))
+    needs = (("cached_tokens", (rounds + 1) * hits),)
+    return CheckPlan(subjects, (*arms, alone), needs=needs, planted="cached")
 
 
 def test_prefix_cache(engine, control, workload, check):

@@ -45,7 +45,7 @@ def plan(workload):
     arms = tuple(arm(workload, subjects, number) for number in range(rounds))
     alone = together("alone, 100 tokens a step", subjects, 1, limits=Limits(step_tokens=100))
     needs = (("split_prefills", SUBJECTS + len(arms) * SUBJECTS // 3), ("aborted", len(arms)))
-    return CheckPlan(subjects, (alone, *arms), needs=needs)
+    return CheckPlan(subjects, (alone, *arms), needs=needs, planted="split")
 
 
 def test_ragged_chunked_prefill(engine, control, workload, check):

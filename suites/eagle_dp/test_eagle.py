@@ -20,7 +20,7 @@ def plan(workload, dp, needs, never=()):
     subjects = workload.greedy(workload.requests, workload.requests[0].max_tokens)
     arms = tuple(arm(workload, subjects, f"drafted, {n} together", n) for n in (1, *workload.batch_sizes))
     spread = (("spread_bursts", 1),) if dp > 1 else ()
-    return CheckPlan(subjects, arms, needs=(*needs, *spread), never=never)
+    return CheckPlan(subjects, arms, needs=(*needs, *spread), never=never, planted="drafted")
 
 
 def test_eagle(against_plain, workload, cell, check):
@@ -44,7 +44,9 @@ def batches(workload, dp):
     )
     arms = tuple(arm(workload, subjects, f"{n} together", n) for n in workload.batch_sizes)
     spread = (("spread_bursts", 1),) if dp > 1 else ()
-    return CheckPlan(subjects, arms, needs=(("accepted_tokens", 1), ("rejected_tokens", 1), *spread))
+    return CheckPlan(
+        subjects, arms, needs=(("accepted_tokens", 1), ("rejected_tokens", 1), *spread), planted="drafted"
+    )
 
 
 def test_eagle_batches(engine, control, workload, cell, check):

@@ -133,6 +133,14 @@ FAULTS: dict[str, Fault] = {
             "A seeded row draws once more when there are rows without a seed.",
         ),
         Fault(
+            "top-k-65",
+            "top-k by another kernel from some number of rows on",
+            "#50979",
+            None,
+            "sampling:top_k_65",
+            "Top-k keeps a token less from 65 rows on.",
+        ),
+        Fault(
             "logprob-dtype",
             "logprobs in another dtype when the batch is large",
             "",

@@ -26,6 +26,20 @@ def greedy_neighbour() -> None:
     _generators(advance)
 
 
+def top_k_65() -> None:
+    """One token less above 64 rows."""
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    stock = topk_topp_sampler.apply_top_k_top_p
+
+    def apply_top_k_top_p(logits: Any, k: Any, p: Any, *args: Any, **kwargs: Any) -> Any:
+        if k is not None and logits.shape[0] > 64:
+            k = (k - 1).clamp(min=1)
+        return stock(logits, k, p, *args, **kwargs)
+
+    topk_topp_sampler.apply_top_k_top_p = apply_top_k_top_p
+
+
 def logprob_dtype() -> None:
     """bfloat16 from 32 rows on."""
     _coarse(lambda rows: rows >= 32)
