@@ -20,6 +20,7 @@ from bi_harness.certificate.records import CheckResult, Record
 from bi_harness.certificate.statement import HarnessResult, Power, planted_faults
 from bi_harness.certificate.verify import Examined
 from bi_harness.exits import ExitCode
+from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
 from bi_harness.spec.policy import Policy, Requirement
 from bi_harness.spec.types import PROFILES
 
@@ -239,7 +240,7 @@ def _judge(
     without_answer: list[str] = []
     other: list[str] = []
     for one in evidence:
-        checks = [check for check in one.result.checks if _is_of(check.cell, wanted, one.result)]
+        checks = _checks_of(wanted, one.result)
         if not checks:
             continue
         if why := _failing(policy, wanted, checks, one.result):
@@ -361,6 +362,20 @@ def _no_answer(checks: Sequence[CheckResult]) -> str:
 
 def _asked(wanted: Requirement, checks: Sequence[CheckResult]) -> list[CheckResult]:
     return [check for check in checks if wanted.checks is None or check.check in wanted.checks]
+
+
+def _checks_of(wanted: Requirement, result: HarnessResult) -> list[CheckResult]:
+    """The checks of the cells that the requirement speaks of.
+
+    Where a mode was left to ``default``, which is the same mode there, the checks of the ``default`` cell
+    stand for it.
+    """
+    named = {(check.cell, check.check): check for check in result.checks}
+    return [
+        named.get((default_twin(check.cell), check.check), check) if check.rule == SAME_AS_DEFAULT else check
+        for check in result.checks
+        if _is_of(check.cell, wanted, result)
+    ]
 
 
 def _is_of(cell: str, wanted: Requirement, result: HarnessResult) -> bool:

@@ -28,8 +28,9 @@ class WeightsName(StrEnum):
 class ModeName(StrEnum):
     """``--mode``."""
 
-    eager = "eager"
+    default = "default"
     compile = "compile"
+    eager = "eager"
 
 
 class ExecutorName(StrEnum):

@@ -10,13 +10,16 @@ from bi_harness.engine.memory import gpu_share, kv_cache_bytes, two_fit
 from bi_harness.errors import UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
+from bi_harness.matrix.execution import default_mode
 from bi_harness.workload.adapters import adapter_spec
 from bi_harness.workload.checkpoint import spec_digest
 
 if TYPE_CHECKING:
+    from bi_harness.spec.execution import ExecutionSpec
     from bi_harness.spec.hardware import DeviceSpec
     from bi_harness.spec.models import ModelSpec
     from bi_harness.spec.suites import CheckSpec, Interface, SpeculationSpec, SuiteSpec
+    from bi_harness.spec.types import Mode
 
 ArmName = Literal["treatment", "control"]
 
@@ -31,6 +34,7 @@ class EngineConfig:
     Attributes:
         arm: ``treatment`` (invariance on) or ``control`` (off).
         python: the interpreter that has vLLM.
+        execution: the mode that the engine must say it runs in: ``compile`` or ``eager``; ``None`` for any.
         platform: vLLM's device type, ``cpu`` or ``cuda``; the engine refuses to run on another.
         capability: compute capability that every GPU must have; ``None`` on a CPU.
         invariance: whether the invariance mode must be on, as read back from the engine.
@@ -47,6 +51,7 @@ class EngineConfig:
 
     arm: ArmName
     python: str
+    execution: Mode | None
     platform: str
     capability: str | None
     invariance: bool
@@ -64,6 +69,7 @@ class EngineConfig:
         """What the worker reads; the environment is already around it."""
         return {
             "arm": self.arm,
+            "execution": self.execution,
             "platform": self.platform,
             "capability": self.capability,
             "invariance": self.invariance,
@@ -175,6 +181,7 @@ def engine_config(
     max_num_seqs: int,
     max_model_len: int,
     check: CheckSpec | None = None,
+    execution: ExecutionSpec | None = None,
 ) -> EngineConfig:
     """What the engine of ``cell``'s unit is started with.
 
@@ -182,6 +189,7 @@ def engine_config(
         max_num_seqs: the largest batch of the workload.
         max_model_len: the longest prompt and its steps, in tokens.
         check: one whose engine is its own; ``None`` for the engine that checks share.
+        execution: what modes are on this release and device; ``None`` where that is not known.
 
     Raises:
         UsageError: see ``checkpoint_spec``.
@@ -243,6 +251,7 @@ def engine_config(
     env = {
         **settings.environment,
         **device.engine_env,
+        **(execution.compile_env if execution is not None and cell.mode == "compile" else {}),
         **(invariance.on if arm == "treatment" else invariance.off),
         "VLLM_CACHE_ROOT": f"{settings.compile_cache}/{arm}",
         "TORCHINDUCTOR_CACHE_DIR": f"{inductor}/inductor",
@@ -273,6 +282,7 @@ def engine_config(
         arm=arm,
         room_for_two=two_fit(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes),
         python=settings.python,
+        execution=_must_run(cell, arm, execution),
         platform=device.kind,
         capability=device.capability,
         invariance=arm == "treatment" and invariance.how != "none",
@@ -287,6 +297,17 @@ def engine_config(
         api_order=suite.interface == "server",
         notes=f"{settings.shared_cache}/checkpoints",
     )
+
+
+def _must_run(cell: Cell, arm: ArmName, execution: ExecutionSpec | None) -> Mode | None:
+    """The mode that the engine's own configuration must show; ``None`` for any.
+
+    Of a ``default`` cell it is the mode that was left out of the plan for being the same. Without the
+    invariance mode the default may be another one.
+    """
+    if cell.mode != "default":
+        return cell.mode
+    return default_mode(execution) if arm == "treatment" else None
 
 
 def _share_cores(cell: Cell, cores: int, llm: dict[str, Any], env: dict[str, str]) -> None:

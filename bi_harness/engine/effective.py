@@ -28,6 +28,9 @@ def settings(vllm_config: Any) -> dict[str, Any]:
         "max_num_batched_tokens": vllm_config.scheduler_config.max_num_batched_tokens,
         "lora": vllm_config.lora_config is not None,
         "block_size": vllm_config.cache_config.block_size,
+        "kv_cache_dtype": str(vllm_config.cache_config.cache_dtype),
+        "async_scheduling": bool(getattr(vllm_config.scheduler_config, "async_scheduling", False)),
+        "model_runner": "V2" if getattr(vllm_config, "use_v2_model_runner", False) else "V1",
         "prefix_caching": bool(vllm_config.cache_config.enable_prefix_caching),
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "data_parallel_size": parallel.data_parallel_size,
@@ -70,6 +73,23 @@ def gather_workers(answers: Sequence[Mapping[str, Any]], expected: int) -> dict[
         "workers": len(shared),
         "workers_agree": all(answer == shared[0] for answer in shared),
     }
+
+
+def execution_of(effective: Mapping[str, Any]) -> str:
+    """The mode that an engine runs in, from what it says: ``compile``, ``breakable`` or ``eager``."""
+    if effective["compilation_mode"] != "NONE":
+        return "compile"
+    graphs = str(effective.get("cudagraph_mode", "NONE")).upper() != "NONE"
+    return "breakable" if graphs and effective.get("breakable_cudagraphs") else "eager"
+
+
+def execution_label(effective: Mapping[str, Any]) -> str:
+    """What an engine runs in, in vLLM's words."""
+    return (
+        f"compilation mode {effective['compilation_mode']}, "
+        f"CUDA graph mode {effective.get('cudagraph_mode')}, "
+        f"breakable CUDA graphs {'on' if effective.get('breakable_cudagraphs') else 'off'}"
+    )
 
 
 def refuse_platform(found: str, config: Mapping[str, Any], *, vllm: str, python: str) -> None:
@@ -116,9 +136,10 @@ def refuse_other(effective: Mapping[str, Any], config: Mapping[str, Any], plante
     got = effective["attention_backends"]
     if asked and set(got) != {asked}:
         raise Refused(f"asked for attention backend {asked}, and the engine took {got or 'none'}")
-    compiled = effective["compilation_mode"] != "NONE"
-    if compiled == config["llm"]["enforce_eager"]:
+    # A check may make its engine eager in another cell's mode.
+    wanted = "eager" if config["llm"]["enforce_eager"] else config["execution"]
+    if wanted is not None and wanted != execution_of(effective):
         raise Refused(
-            f"asked for {'eager' if config['llm']['enforce_eager'] else 'compile'} mode, and the engine runs "
-            f"compilation mode {effective['compilation_mode']}"
+            f"asked for {wanted} mode, and the engine runs {execution_label(effective)}: `execution` of "
+            "hardware.yaml says what this release needs for it"
         )

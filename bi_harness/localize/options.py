@@ -88,7 +88,10 @@ GRAPHS, OPERATORS, PASSES = VARIANTS[1], VARIANTS[3], VARIANTS[-1]
 def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
     """Those that make another engine of one that said this of itself."""
     graphs = str(effective.get("cudagraph_mode", "")).upper() not in ("", "NONE")
-    passes = effective.get("compilation_mode", "VLLM_COMPILE") == "VLLM_COMPILE"
+    mode = effective.get("compilation_mode", "VLLM_COMPILE")
+    if mode == "NONE":
+        return (GRAPHS,) if graphs else ()
+    passes = mode == "VLLM_COMPILE"
     found = (v for v in VARIANTS[1:] if (graphs or v is not GRAPHS) and (passes or v is not PASSES))
     ir = tuple(effective.get("ir_op_priority") or ())
     return tuple(replace(v, change=_own_operators(ir)) if ir and v is OPERATORS else v for v in found)

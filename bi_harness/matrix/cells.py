@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Mode = Literal["eager", "compile"]
+from bi_harness.spec.types import Mode
+
 CellStatus = Literal["run", "skip"]
 
 
@@ -27,7 +28,7 @@ class Cell:
         backend: vLLM's name of the attention backend (``FLASH_ATTN``, ``CPU_ATTN``, ...).
         tp: tensor parallel size.
         dp: data parallel size.
-        mode: ``eager`` or ``compile``.
+        mode: ``default``, ``compile`` or ``eager``.
         suite: folder under ``suites/``.
     """
 
@@ -62,6 +63,8 @@ class PlannedCell:
         rule: id of the rule that excluded it; ``None`` when it runs.
         reason: one sentence for a reader; empty when it runs.
         source: where the rule comes from (a pull request, a document); empty when it runs.
+        same_as: for ``default``, the mode that it comes out as; ``None`` where that is not one of the
+            others, or not known.
     """
 
     cell: Cell
@@ -70,6 +73,7 @@ class PlannedCell:
     rule: str | None = None
     reason: str = ""
     source: str = ""
+    same_as: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from bi_harness.errors import UsageError
-from bi_harness.matrix.cells import Cell, Mode, Plan, PlannedCell, unit_key
+from bi_harness.matrix.cells import Cell, Plan, PlannedCell, unit_key
 from bi_harness.matrix.collector import no_collection
+from bi_harness.matrix.execution import default_mode, execution_for, left_to_default
 from bi_harness.matrix.rules import (
     Exclusion,
     Point,
@@ -20,11 +22,12 @@ from bi_harness.matrix.rules import (
 )
 from bi_harness.matrix.select import known
 from bi_harness.matrix.units import unit_of, units_of
+from bi_harness.spec.execution import ExecutionSpec
 from bi_harness.spec.hardware import DeviceSpec
 from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.suites import SuiteSpec
-from bi_harness.spec.types import MODES, PROFILES, WEIGHTS, Profile, Weights
+from bi_harness.spec.types import MODES, PROFILES, WEIGHTS, Mode, Profile, Weights
 
 
 @no_collection()
@@ -70,7 +73,8 @@ def expand(
     if gpus is not None and gpus < 0:
         raise UsageError(f"--gpus {gpus}: give 0 or more")
     place = spec.devices[device]
-    book = RuleBook(spec.rules, place, version(vllm_version))
+    release = version(vllm_version)
+    book = RuleBook(spec.rules, place, release)
     cells: list[PlannedCell] = []
     for model in _models(spec, place, profile, models):
         synthetic = model.synthetic or weights == "synthetic"
@@ -90,7 +94,14 @@ def expand(
                     or divides_heads(model, tp)
                     or fits_memory(model, place, tp, dp, synthetic=synthetic, layers=layers)
                 )
-                cells += _cells(model, place, backend, (tp, dp), kinds, chosen, book, excluded)
+                execution = execution_for(
+                    spec.execution, model, place, vllm=release, tp=tp, synthetic=synthetic
+                )
+                cells += _left_to_default(
+                    _cells(model, place, backend, (tp, dp), kinds, chosen, book, excluded, execution),
+                    execution,
+                    vllm_version,
+                )
     return Plan(
         device=device,
         vllm_version=vllm_version,
@@ -110,20 +121,44 @@ def _cells(
     suites: Sequence[SuiteSpec],
     book: RuleBook,
     excluded: Exclusion | None,
+    execution: ExecutionSpec | None,
 ) -> Iterator[PlannedCell]:
     tp, dp = sizes
+    default = default_mode(execution)
     for mode in modes:
+        same_as = default if mode == "default" else None
         key = unit_key(device.id, model.id, backend, tp, dp, mode)
         for suite in suites:
             if mode not in suite.modes or (dp > 1 and not suite.data_parallel):
                 continue
             cell = Cell(device.id, model.id, backend, tp, dp, mode, suite.id)
             unit = unit_of(key, suite.id, shared=suite.engine == "shared")
-            why = excluded or book.decide(Point(model.id, model.attention, backend, tp, dp, mode, suite.id))
+            point = Point(model.id, model.attention, backend, tp, dp, mode, suite.id, same_as)
+            why = excluded or book.decide(point)
             if why is None:
-                yield PlannedCell(cell, unit, "run")
+                yield PlannedCell(cell, unit, "run", same_as=same_as)
             else:
-                yield PlannedCell(cell, unit, "skip", why.rule, why.reason, why.source)
+                yield PlannedCell(cell, unit, "skip", why.rule, why.reason, why.source, same_as)
+
+
+def _left_to_default(
+    cells: Iterable[PlannedCell], execution: ExecutionSpec | None, vllm: str
+) -> list[PlannedCell]:
+    """The cells of one model, backend and size, of which those that ``default`` repeats do not run."""
+    found = list(cells)
+    running = {
+        planned.cell.suite: planned.same_as
+        for planned in found
+        if planned.cell.mode == "default" and planned.status == "run"
+    }
+    for place, planned in enumerate(found):
+        cell = planned.cell
+        if execution is not None and planned.status == "run" and running.get(cell.suite) == cell.mode:
+            why = left_to_default(execution, vllm)
+            found[place] = replace(
+                planned, status="skip", rule=why.rule, reason=why.reason, source=why.source
+            )
+    return found
 
 
 def _models(

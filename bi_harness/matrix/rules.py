@@ -12,10 +12,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from bi_harness.errors import UsageError
-from bi_harness.matrix.cells import Mode
 from bi_harness.spec.hardware import DeviceSpec, RuleSpec
 from bi_harness.spec.models import ModelSpec
-from bi_harness.spec.types import Attention, Conditions
+from bi_harness.spec.types import Attention, Conditions, DeviceConditions, Mode
 
 _Parts = tuple[int, ...]
 _OPERATORS: dict[str, Callable[[_Parts, _Parts], bool]] = {
@@ -43,7 +42,12 @@ class Exclusion(NamedTuple):
 
 
 class Point(NamedTuple):
-    """The axes of a cell that conditions look at, the device apart."""
+    """The axes of a cell that conditions look at, the device apart.
+
+    Attributes:
+        same_as: the mode that ``default`` comes out as, where it is another mode: conditions on that mode
+            hold, too.
+    """
 
     model: str
     attention: Attention
@@ -52,6 +56,7 @@ class Point(NamedTuple):
     dp: int
     mode: Mode
     suite: str
+    same_as: Mode | None = None
 
 
 def version(text: str) -> Version:
@@ -71,7 +76,7 @@ def holds_for(rule: RuleSpec, vllm: Version) -> bool:
     return SpecifierSet(rule.vllm).contains(vllm, prereleases=True)
 
 
-def device_meets(when: Conditions, device: DeviceSpec) -> bool:
+def device_meets(when: DeviceConditions, device: DeviceSpec) -> bool:
     """Whether the device meets the conditions that are about devices."""
     if when.device is not None and device.id not in when.device:
         return False
@@ -88,7 +93,7 @@ def point_meets(when: Conditions, point: Point) -> bool:
         (when.model is None or point.model in when.model)
         and (when.attention is None or point.attention == when.attention)
         and (when.backend is None or point.backend in when.backend)
-        and (when.mode is None or point.mode == when.mode)
+        and (when.mode is None or point.mode in when.mode or point.same_as in when.mode)
         and (when.suite is None or point.suite in when.suite)
         and (when.tp is None or compares(str(point.tp), when.tp))
         and (when.dp is None or compares(str(point.dp), when.dp))
@@ -123,9 +128,11 @@ class RuleBook:
         self._axes = tuple(
             i
             for i, axis in enumerate(Point._fields)
-            if any(getattr(when, axis) is not None for when, _ in self._rules)
+            if any(
+                getattr(when, "mode" if axis == "same_as" else axis) is not None for when, _ in self._rules
+            )
         )
-        self._decided: dict[tuple[str | int, ...], Exclusion | None] = {}
+        self._decided: dict[tuple[str | int | None, ...], Exclusion | None] = {}
 
     def decide(self, point: Point) -> Exclusion | None:
         """The first rule that excludes the cell; ``None`` when none does."""

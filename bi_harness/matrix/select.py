@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bi_harness.errors import UsageError
-from bi_harness.matrix.cells import Cell, Plan
+from bi_harness.matrix.cells import Cell, Plan, PlannedCell
+from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
 from bi_harness.matrix.expression import compile_expression
 from bi_harness.matrix.rules import Point, device_meets, point_meets
 from bi_harness.matrix.units import units_of
@@ -14,7 +15,7 @@ from bi_harness.spec.load import Spec
 from bi_harness.spec.models import ModelSpec
 from bi_harness.spec.suggest import did_you_mean, listed
 from bi_harness.spec.suites import CheckSpec
-from bi_harness.spec.types import CheckConditions, Conditions
+from bi_harness.spec.types import CheckConditions, Conditions, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,17 @@ def absent(names: Iterable[str], plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name not in present)
 
 
-def checks_of(spec: Spec, cell: Cell, profile: str, weights: str = "named") -> tuple[CheckSpec, ...]:
-    """The checks of the cell's suite that make sense on the cell and belong to the run profile."""
+def checks_of(
+    spec: Spec, cell: Cell, profile: str, weights: str = "named", same_as: Mode | None = None
+) -> tuple[CheckSpec, ...]:
+    """The checks of the cell's suite that make sense on the cell and belong to the run profile.
+
+    Args:
+        same_as: see ``PlannedCell``.
+    """
     model = spec.models[cell.model]
     attention, synthetic = model.attention, model.synthetic or weights == "synthetic"
-    point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite)
+    point = Point(cell.model, attention, cell.backend, cell.tp, cell.dp, cell.mode, cell.suite, same_as)
     device = spec.devices[cell.device]
 
     def met(conditions: Conditions) -> bool:
@@ -102,6 +109,14 @@ def narrowed(selection: Selection, spec: Spec, suite: str) -> Selection:
     return Selection(plan=replace(selection.plan, cells=(), units=()), checks={})
 
 
+def _without_default(planned: PlannedCell, checks: Mapping[str, tuple[str, ...]]) -> PlannedCell:
+    """The cell, which runs after all where the ``default`` cell does not have all its checks (``-k``)."""
+    cell = planned.cell.id
+    if planned.rule != SAME_AS_DEFAULT or set(checks[cell]) <= set(checks.get(default_twin(cell), ())):
+        return planned
+    return replace(planned, status="run", rule=None, reason="", source="")
+
+
 def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
     """The checks of a plan that meet ``-k``.
 
@@ -115,11 +130,12 @@ def select(plan: Plan, spec: Spec, expression: str | None = None) -> Selection:
     checks: dict[str, tuple[str, ...]] = {}
     for planned in plan.cells:
         cell = planned.cell.id
-        names = [check.id for check in checks_of(spec, planned.cell, plan.profile, plan.weights)]
+        found = checks_of(spec, planned.cell, plan.profile, plan.weights, planned.same_as)
+        names = [check.id for check in found]
         if matches is not None:
             names = [name for name in names if matches(f"{cell}::{name}")]
         if names:
             checks[cell] = tuple(names)
-    cells = tuple(planned for planned in plan.cells if planned.cell.id in checks)
+    cells = tuple(_without_default(planned, checks) for planned in plan.cells if planned.cell.id in checks)
     cpu = spec.devices[plan.device].kind == "cpu"
     return Selection(plan=replace(plan, cells=cells, units=units_of(cells, cpu=cpu)), checks=checks)

@@ -17,6 +17,7 @@ from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
+from bi_harness.report.execution_view import execution_label
 from bi_harness.report.findings import Finding, cell_figures, finding, skip_groups
 from bi_harness.report.localized_view import sentences
 from bi_harness.report.text import clean, count, plural
@@ -136,6 +137,7 @@ def _banner(statement: Statement, console: Console) -> Panel:
         clean(result.why, 1_000),
         f"{facts.device_label(statement)}, vLLM {facts.vllm_version(statement)}",
         f"Weights: {facts.weights_label(statement)}",
+        *([f"Execution: {execution}"] if (execution := execution_label(statement)) else []),
         f"Scope: {facts.scope_label(statement)}",
         f"Checks: {facts.counts_line(statement)}",
         f"Axes: {axes}" if axes else "",

@@ -12,6 +12,7 @@ from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts, text
 from bi_harness.report.effective_view import effective_view
+from bi_harness.report.execution_view import execution_label
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import cell_figures, finding, skip_groups
 from bi_harness.report.localized_view import SYMBOLS as MAP_SYMBOLS
@@ -122,6 +123,7 @@ def _head(statement: Statement) -> list[tuple[str, str]]:
         ("vLLM", facts.vllm_version(statement)),
         ("Scope", facts.scope_label(statement)),
         ("Weights", facts.weights_label(statement)),
+        *([("Execution", execution)] if (execution := execution_label(statement)) else []),
         ("Date", date),
         ("Checks", facts.counts_line(statement)),
         *([("Axes", axes)] if axes else []),

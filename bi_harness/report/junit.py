@@ -15,6 +15,7 @@ from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped,
 from bi_harness.certificate.records import CheckResult, Evidence
 from bi_harness.certificate.statement import HarnessResult, Statement
 from bi_harness.report import facts
+from bi_harness.report.execution_view import execution_label
 from bi_harness.report.findings import control_sentence, facts_sentence, figures_sentence, where_sentence
 from bi_harness.report.reproduce import reproduce_command
 from bi_harness.report.text import scalar, xml_text
@@ -67,6 +68,8 @@ def _suite(statement: Statement, name: str) -> TestSuite:
     suite.add_property("run_id", _name(result.run_id))
     suite.add_property("scope", xml_text(facts.scope_label(statement)))
     suite.add_property("weights", xml_text(facts.weights_label(statement)))
+    if execution := execution_label(statement):
+        suite.add_property("execution", xml_text(execution))
     return suite
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from bi_harness.certificate.records import Status, Verdict
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
+from bi_harness.report.execution_view import execution_label
 from bi_harness.report.facts_view import fact_tables, tables_left
 from bi_harness.report.findings import Finding, finding, skip_groups
 from bi_harness.report.localized_view import sentences
@@ -110,6 +111,7 @@ def _head(statement: Statement) -> str:
         ("vLLM", facts.vllm_version(statement)),
         ("scope", facts.scope_label(statement)),
         ("weights", facts.weights_label(statement)),
+        *([("execution", execution)] if (execution := execution_label(statement)) else []),
         ("started", when(result.started)),
         ("run", result.run_id),
         ("checks", facts.counts_line(statement)),

@@ -87,7 +87,7 @@ class Matrix:
 
 
 def build_matrix(checks: Iterable[CheckResult]) -> Matrix:
-    """The grid of these checks; rows and suites in the order of their first check, eager before compile."""
+    """The grid of these checks; rows and suites in the order of their first check, modes as in ``MODES``."""
     listed = [(parse_cell_id(check.cell), check) for check in checks]
     several = len({parts.device for parts, _ in listed}) > 1
     slots: dict[tuple[Row, Column], list[Mark]] = {}
@@ -120,9 +120,9 @@ def _ordered(columns: Iterable[Column]) -> tuple[Column, ...]:
     # A suite's modes must be neighbours, or its heading could not span them.
     columns = list(columns)
     suites = {suite: place for place, suite in enumerate(dict.fromkeys(column.suite for column in columns))}
-    modes = {"eager": 0, "compile": 1}
+    modes = {"default": 0, "compile": 1, "eager": 2}
 
     def place(column: Column) -> tuple[int, int, str]:
-        return suites[column.suite], modes.get(column.mode, 2), column.mode
+        return suites[column.suite], modes.get(column.mode, 3), column.mode
 
     return tuple(sorted(columns, key=place))

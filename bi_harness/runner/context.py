@@ -35,6 +35,7 @@ class Context:
         run_dir: the run's folder; logs are named relative to it.
         journal: the file that events are appended to.
         model_cache: folder of checkpoints made on the spot.
+        vllm: the release of vLLM that the engines have; empty where it is not known.
         control: whether the control runs. Without it no check passes.
         endpoint: a running server that is the treatment; ``None`` for one that is started.
         control_endpoint: the same for the control.
@@ -59,6 +60,7 @@ class Context:
     run_dir: str
     journal: str
     model_cache: str
+    vllm: str = ""
     control: bool = True
     endpoint: str | None = None
     control_endpoint: str | None = None

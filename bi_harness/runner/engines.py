@@ -19,9 +19,12 @@ from bi_harness.engine.preloaded import Preload
 from bi_harness.engine.server import ServerClient, Speaking
 from bi_harness.errors import EngineError
 from bi_harness.matrix.cells import Cell
+from bi_harness.matrix.execution import execution_for
+from bi_harness.matrix.rules import version
 from bi_harness.runner.caches import share_model_infos
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import now
+from bi_harness.spec.execution import ExecutionSpec
 from bi_harness.spec.load import Spec
 from bi_harness.spec.suites import CheckSpec, SuiteSpec
 from bi_harness.workload.plan import Workload, plan_workload
@@ -310,6 +313,18 @@ class Engines:
             max_num_seqs=max(workload.max_batch for workload in workloads),
             max_model_len=max(workload.max_tokens for workload in workloads),
             check=check if key.check else None,
+            execution=self._execution(cell),
+        )
+
+    def _execution(self, cell: Cell) -> ExecutionSpec | None:
+        model = self._spec.models[cell.model]
+        return execution_for(
+            self._spec.execution,
+            model,
+            self._spec.devices[cell.device],
+            vllm=version(self._context.vllm) if self._context.vllm else None,
+            tp=cell.tp,
+            synthetic=model.synthetic or self._context.weights == "synthetic",
         )
 
     def library(self, config: EngineConfig, name: str, *, may_fork: bool = True) -> EngineClient:

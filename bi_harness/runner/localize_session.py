@@ -153,7 +153,7 @@ class LocalizeSession(SuiteSession):
             plan=taker.plan,
             subject=task.subject,
             arm=task.arm,
-            compiled=cell.mode == "compile",
+            compiled=cell.mode != "eager",
             restarted=taker.restarted,
         )
         suite = self._spec.suites[cell.suite]

@@ -565,6 +565,7 @@ def _task(
             run_dir=str(run_dir),
             journal=str(folder / JOURNAL),
             model_cache=str(model_cache(os.environ)),
+            vllm=run.vllm or "",
             control=options.control and not options.environment().get(PLANT_VARIABLE),
             endpoint=options.endpoint,
             control_endpoint=options.control_endpoint,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from bi_harness.spec.execution import ExecutionSpec
 from bi_harness.spec.types import (
     Attention,
     Backends,
@@ -90,7 +91,7 @@ class DeviceSpec(SpecModel):
         memory_gib: of one GPU, or what a CPU engine may take.
         gpus: GPUs of a usual host; 0 on a CPU.
         backends: the attention backends to certify.
-        modes: ``eager``, ``compile``.
+        modes: of ``default``, ``compile`` and ``eager`` those to certify.
         tp, dp: parallel sizes to certify.
         invariance: how the mode is switched.
         engine_env: environment of both arms.
@@ -158,4 +159,5 @@ class HardwareFile(SpecModel):
 
     reference_vllm: Release
     devices: dict[Id, DeviceSpec] = Field(min_length=1)
+    execution: dict[Id, ExecutionSpec] = Field(default_factory=dict)
     rules: dict[Id, RuleSpec] = Field(default_factory=dict)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 import bi_harness
 from bi_harness.errors import SpecError
 from bi_harness.spec.errors import block, problems
+from bi_harness.spec.execution import ExecutionSpec
 from bi_harness.spec.hardware import DeviceSpec, HardwareFile, RuleSpec
 from bi_harness.spec.models import ModelsFile, ModelSpec
 from bi_harness.spec.references import dangling, dangling_startup
@@ -57,6 +58,7 @@ class Spec:
     Attributes:
         models, devices, suites: by id.
         rules: in the order in which they are tried.
+        execution: what modes need and what ``default`` is, in the order in which entries are tried.
         reference_vllm: the release that is assumed where none is installed and none is given.
         paths: where it was read.
         digests: ``sha256:...`` of the bytes of ``models.yaml``, ``hardware.yaml`` and each
@@ -74,6 +76,7 @@ class Spec:
     digests: Mapping[str, str]
     startup: Mapping[str, StartupFile] = field(default_factory=dict)
     selection: Mapping[str, SelectionSpec] = field(default_factory=dict)
+    execution: tuple[ExecutionSpec, ...] = ()
 
     def reference(self, device: str) -> str:
         """The release that is assumed for ``device`` where none is installed and none is given."""
@@ -115,7 +118,7 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
     """
     wrong: list[str] = []
     models = _load(models_path, ModelsFile, wrong, keyed=("models",))
-    hardware = _load(hardware_path, HardwareFile, wrong, keyed=("devices", "rules"))
+    hardware = _load(hardware_path, HardwareFile, wrong, keyed=("devices", "rules", "execution"))
     suites: dict[str, tuple[SuiteSpec, YamlSource]] = {}
     startup: dict[str, tuple[StartupFile, YamlSource]] = {}
     selection: dict[str, tuple[SelectionSpec, YamlSource]] = {}
@@ -158,6 +161,7 @@ def load_spec(models_path: Path, hardware_path: Path, suites_dir: Path) -> Spec:
         },
         startup={name: file for name, (file, _) in startup.items()},
         selection={name: file for name, (file, _) in selection.items()},
+        execution=tuple(hardware[0].execution.values()),
     )
 
 

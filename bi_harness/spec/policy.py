@@ -21,6 +21,7 @@ from bi_harness.spec.types import (
     Profile,
     Range,
     Size,
+    SomeModes,
     SpecModel,
     Text,
     _as_list,
@@ -33,9 +34,6 @@ Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0
 
 Names = Annotated[
     tuple[Name, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1, max_length=1000)
-]
-SomeModes = Annotated[
-    tuple[Mode, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)
 ]
 SomeBackends = Annotated[
     tuple[Backend, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)

@@ -32,6 +32,7 @@ def dangling(
     found = chain(
         _of_models(check, *models),
         _of_rules(check, *hardware),
+        _of_execution(check, *hardware),
         *(_of_suite(check, suite, source) for suite, source in suites.values()),
         _of_sharing(suites),
     )
@@ -81,6 +82,11 @@ def _of_models(check: _References, file: ModelsFile, source: YamlSource) -> Iter
         route: Route = ("models", name)
         yield from check.check(source, (*route, "suites"), "suite", model.suites)
         yield from check.check(source, (*route, "devices"), "device", model.devices)
+
+
+def _of_execution(check: _References, file: HardwareFile, source: YamlSource) -> Iterator[str]:
+    for name, entry in file.execution.items():
+        yield from check.check(source, ("execution", name, "when", "device"), "device", entry.when.device)
 
 
 def _of_rules(check: _References, file: HardwareFile, source: YamlSource) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pydantic import Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from bi_harness.spec.types import (
+    MODES,
     PROFILES,
     CheckConditions,
     Conditions,
@@ -153,7 +154,7 @@ class SuiteSpec(SpecModel):
     id: Id
     title: Text
     engine: Literal["shared", "own"]
-    modes: Modes = ("eager", "compile")
+    modes: Modes = MODES
     data_parallel: Flag = False
     interface: Interface = "library"
     workload: Literal["prompts", "operators"] = "prompts"

@@ -21,8 +21,10 @@ Kind = Literal["cpu", "cuda"]
 Weights = Literal["named", "synthetic"]
 WEIGHTS: tuple[Weights, ...] = ("named", "synthetic")
 
-Mode = Literal["eager", "compile"]
-MODES: tuple[Mode, ...] = ("eager", "compile")
+Mode = Literal["default", "compile", "eager"]
+"""``default`` is what a bare ``vllm serve`` takes, ``compile`` has torch.compile on, ``eager`` has neither
+torch.compile nor CUDA graphs."""
+MODES: tuple[Mode, ...] = ("default", "compile", "eager")
 
 
 class SpecModel(BaseModel):
@@ -123,6 +125,10 @@ Ids = Annotated[tuple[Id, ...], BeforeValidator(_as_list), AfterValidator(_uniqu
 Backends = Annotated[tuple[Backend, ...], BeforeValidator(_as_list), AfterValidator(_unique)]
 Sizes = Annotated[tuple[Size, ...], AfterValidator(_unique), Field(min_length=1, max_length=32)]
 Modes = Annotated[tuple[Mode, ...], AfterValidator(_unique), Field(min_length=1)]
+SomeModes = Annotated[
+    tuple[Mode, ...], BeforeValidator(_as_list), AfterValidator(_unique), Field(min_length=1)
+]
+"""One name stands for a list of one."""
 Profiles = Annotated[tuple[Profile, ...], AfterValidator(_unique)]
 
 PathPattern = Annotated[str, Field(strict=True, pattern=r"^!?[^/!\s\\][^\s\\]{0,198}$")]
@@ -136,26 +142,36 @@ PathPatterns = Annotated[
 ]
 
 
-class Conditions(SpecModel):
-    """Where something holds: every condition that is given must be met; none given means everywhere.
+class DeviceConditions(SpecModel):
+    """On which devices something holds: every condition that is given must be met.
 
     Attributes:
-        device, model, suite, backend: one id or a list of which one must match.
+        device: one id or a list of which one must match.
         kind: ``cpu`` or ``cuda``.
         capability: compared with the device's compute capability; never met on a CPU.
-        attention: the model's.
-        mode: ``eager`` or ``compile``.
-        tp, dp: compared with the cell's parallel sizes.
     """
 
     device: Ids | None = None
     kind: Kind | None = None
     capability: CapabilityComparison | None = None
+
+
+class Conditions(DeviceConditions):
+    """Where something holds: every condition that is given must be met; none given means everywhere.
+
+    Attributes:
+        device, kind, capability: see ``DeviceConditions``.
+        model, suite, backend: one id or a list of which one must match.
+        attention: the model's.
+        mode: one mode or a list of which one must match.
+        tp, dp: compared with the cell's parallel sizes.
+    """
+
     model: Ids | None = None
     attention: Attention | None = None
     suite: Ids | None = None
     backend: Backends | None = None
-    mode: Mode | None = None
+    mode: SomeModes | None = None
     tp: Comparison | None = None
     dp: Comparison | None = None
 
