@@ -59,7 +59,7 @@ class SelfTest(Record):
     Attributes:
         schema_: the version of this schema.
         suite: that was tried.
-        suite_digest: of what gives the suite its power, see ``runner.provenance.power_digest``.
+        suite_digest: of what gives the suite its power, see ``runner.power_digest``.
         device, mode, profile, vllm: what it ran on.
         started, finished: UTC, ISO 8601.
         faults: in the order of the registry.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bi_harness.certificate.power import SelfTest, power_of
 from bi_harness.certificate.statement import Power
 from bi_harness.errors import InfrastructureError, UsageError
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.spec.load import Spec
 
 POWER = "power.json"

@@ -33,7 +33,7 @@ from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.invariance.faults.registry import FAULTS, PLANT_VARIABLE, Fault
 from bi_harness.runner.journal import now
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.spec.load import Spec
 from bi_harness.spec.types import Mode

@@ -23,7 +23,7 @@ from bi_harness.runner import executors as executors_module
 from bi_harness.runner import selftest as module
 from bi_harness.runner.context import Context
 from bi_harness.runner.journal import now
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.runner.selftest import (
     CLEAN,
