@@ -66,9 +66,10 @@ def power_check_summary(checks: Sequence[PowerCheck]) -> list[str]:
     lines = [f"{clean(c.suite, 80)}: {clean(problem, 1000)}" for c in checks for problem in c.problems]
     if not lines:
         return [f"The recorded self-test of {plural(len(checks), 'suite')} is complete and current."]
-    again = [c.suite for c in checks if c.problems]
+    # What cannot be read says itself what to do, and a suite without a planted fault has no self-test.
+    again = [c.suite for c in checks if c.problems and c.state != "unreadable" and (c.untried or c.faults)]
     commands = [f"  bi-harness selftest --suite {clean(suite, 80)} --record" for suite in again]
-    return [*lines, "hint: run the self-test again and keep its result:", *commands]
+    return [*lines, *(["hint: run the self-test again and keep its result:"] if again else []), *commands]
 
 
 _CHECK_COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (

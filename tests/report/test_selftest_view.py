@@ -195,6 +195,13 @@ def test_power_check_prints_on_any_terminal(width: int, encoding: str) -> None:
     assert "\x1b" not in text
 
 
+def test_power_check_names_no_command_where_a_selftest_would_not_help() -> None:
+    broken = PowerCheck(suite="a", state="unreadable", problems=("test_a.py:1: is not valid Python",))
+    text = printed_check([broken, PowerCheck(suite="b", state="missing", problems=("No planted fault.",))])
+    assert "a: test_a.py:1: is not valid Python\nb: No planted fault.\n" in text
+    assert "hint" not in text
+
+
 def test_power_check_without_a_problem_says_so() -> None:
     text = printed_check(CHECKS[:1])
     assert "The recorded self-test of 1 suite is complete and current." in text
