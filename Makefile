@@ -7,10 +7,10 @@ DEVICE ?= cpu
 PROFILE ?= smoke
 ARGS ?=
 
-.PHONY: help setup certify test test-long trust lint format lock clean
+.PHONY: help setup certify test test-long release-check trust lint format lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 	@echo
 	@echo "certify takes DEVICE=$(DEVICE) PROFILE=$(PROFILE) ARGS='--suite batch_invariance -k needle ...'"
 
@@ -29,6 +29,10 @@ test: setup lint ## lint, types, then the tests, real engines included
 
 test-long: setup ## the slow tests, most of them with more engines: before a release
 	$(BIN)/python -m pytest tests -m long $(ARGS)
+
+# Not part of test: development must not wait for self-tests, which take an hour.
+release-check: setup ## whether every suite's recorded self-test is complete and current: before a release
+	@$(BIN)/bi-harness selftest --check $(ARGS)
 
 trust: setup ## the figures that certificates' trust rests on: tampering, kills, fuzzing, hostile names
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/trust.txt

@@ -59,7 +59,7 @@ class SelfTest(Record):
     Attributes:
         schema_: the version of this schema.
         suite: that was tried.
-        suite_digest: of what gives the suite its power, see ``runner.provenance.power_digest``.
+        suite_digest: of what gives the suite its power, see ``runner.power_digest``.
         device, mode, profile, vllm: what it ran on.
         started, finished: UTC, ISO 8601.
         faults: in the order of the registry.
@@ -95,6 +95,83 @@ class SelfTest(Record):
     def to_json(self) -> str:
         """The file's text."""
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+class PowerCheck(Record):
+    """Whether the self-test that is recorded with a suite holds for a release.
+
+    Attributes:
+        suite: its id.
+        state: ``current``; ``stale``: recorded for another state of the suite; ``missing``; ``unreadable``.
+        faults, caught: planted faults in the record, and those of them that a check caught.
+        score: share of those faults that were caught, in [0, 1]; ``None`` of none.
+        untried: ids of the suite's planted faults that the record does not have.
+        clean_runs, false_alarms: runs without a fault, and those of them in which a check failed.
+        vllm: the release that it was recorded with; empty without a record.
+        measured: UTC, ISO 8601; empty without a record.
+        problems: why the record does not hold, one sentence each; empty if it does.
+    """
+
+    suite: str
+    state: Literal["current", "stale", "missing", "unreadable"]
+    faults: Count = 0
+    caught: Count = 0
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    untried: tuple[str, ...] = ()
+    clean_runs: Count = 0
+    false_alarms: Count = 0
+    vllm: str = ""
+    measured: str = ""
+    problems: tuple[str, ...]
+
+
+def check_selftest(
+    suite: str, recorded: SelfTest | None, *, digest_now: str, faults: Sequence[str], clean_runs: int
+) -> PowerCheck:
+    """Check the self-test that is recorded with a suite.
+
+    Args:
+        suite: its id.
+        recorded: the self-test; ``None`` if there is none.
+        digest_now: ``runner.power_digest`` of the suite.
+        faults: ids of the planted faults that are for the suite.
+        clean_runs: that a record must have, at least.
+    """
+    if not faults:
+        return PowerCheck(suite=suite, state="missing", problems=("No planted fault is for this suite.",))
+    if recorded is None:
+        problems = (f"It has no recorded self-test; its faults are {', '.join(faults)}.",)
+        return PowerCheck(suite=suite, state="missing", untried=tuple(faults), problems=problems)
+    current = recorded.suite_digest == digest_now
+    tried = {fault.id: fault for fault in recorded.faults}
+    untried = tuple(fault for fault in faults if fault not in tried)
+    missed = [fault.id for fault in recorded.faults if not fault.caught]
+    problems = (
+        *(() if current else ("The suite has changed since its self-test.",)),
+        *((f"The self-test does not have the faults {', '.join(untried)}.",) if untried else ()),
+        *(f"The fault {fault} no longer exists." for fault in tried if fault not in faults),
+        *((f"No check caught {', '.join(missed)}.",) if missed else ()),
+        *(f"A clean run gave no answer: {line}." for line in recorded.unsound),
+        *(
+            (f"It has {recorded.clean_runs} clean runs; {clean_runs} are required.",)
+            if recorded.clean_runs < clean_runs
+            else ()
+        ),
+        *(("A check failed without a fault (false alarm).",) if recorded.false_alarms else ()),
+    )
+    return PowerCheck(
+        suite=suite,
+        state="current" if current else "stale",
+        faults=len(tried),
+        caught=recorded.caught,
+        score=recorded.score,
+        untried=untried,
+        clean_runs=recorded.clean_runs,
+        false_alarms=recorded.false_alarms,
+        vllm=recorded.vllm,
+        measured=recorded.finished,
+        problems=problems,
+    )
 
 
 def without_answer(statement: Statement, fault: str | None) -> str:

@@ -70,7 +70,8 @@ class Power(Record):
         clean_runs, false_alarms: runs without a fault, and those of them in which a check failed.
         device, vllm: what it was tried on.
         measured: UTC, ISO 8601.
-        current: whether the suite's checks, its workload and the comparison are still the ones tried.
+        current: whether what decides is still the same as in that self-test: the suite's checks, what they
+            send, how it is compared (``runner.power_digest``).
     """
 
     suite: str

@@ -15,7 +15,10 @@ from bi_harness.cli.run import EnginePython, Out, Seed
 if TYPE_CHECKING:
     from bi_harness.certificate.events import Event
 
-Suite = Annotated[str, typer.Option("--suite", "-s", help="Suite to try.")]
+Suite = Annotated[
+    str | None,
+    typer.Option("--suite", "-s", help="Suite to try; batch_invariance by default, with --check all suites."),
+]
 Faults = Annotated[list[str] | None, typer.Option("--fault", help="Only this fault (repeatable).")]
 Clean = Annotated[
     int | None,
@@ -30,7 +33,12 @@ Jobs = Annotated[
 Record = Annotated[
     bool, typer.Option("--record", help="Keep the result with the suite; certificates then tell of it.")
 ]
-
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Run nothing; report which recorded self-tests are stale, incomplete or missing."
+    ),
+]
 
 Localize = Annotated[
     bool,
@@ -41,7 +49,7 @@ Localize = Annotated[
 
 
 def selftest(
-    suite: Suite = "batch_invariance",
+    suite: Suite = None,
     fault: Faults = None,
     clean: Clean = None,
     mode: FaultMode = None,
@@ -51,6 +59,7 @@ def selftest(
     jobs: Jobs = 1,
     localize: Localize = True,
     record: Record = False,
+    check: Check = False,
     models_file: ModelsFile = None,
     hardware_file: HardwareFile = None,
     suites_dir: SuitesDir = None,
@@ -59,14 +68,18 @@ def selftest(
     """Run the suite against each planted fault, and without one, on real CPU engines.
 
     Ends with 0 when every fault was caught and no clean run failed, 1 when not, 2 when interrupted,
-    4 for a wrong flag or without an engine, 6 when a run gave no answer.
+    4 for a wrong flag or without an engine, 6 when a run gave no answer. With --check: 0 when the recorded
+    self-test of every suite is complete and current, else 1.
     """
     from rich.console import Console
 
     from bi_harness.cli.output import warn, write_json
-    from bi_harness.report.selftest_view import print_selftest
+    from bi_harness.errors import UsageError
+    from bi_harness.exits import ExitCode
+    from bi_harness.report.selftest_view import print_power_check, print_selftest
     from bi_harness.report.write import replace_file
     from bi_harness.runner.known_power import record as keep
+    from bi_harness.runner.power_check import check_power
     from bi_harness.runner.progress import watching
     from bi_harness.runner.run import stop_signals
     from bi_harness.runner.selftest import CLEAN, SelfTestOptions, chosen, complete, exit_code
@@ -89,6 +102,16 @@ def selftest(
 
     paths = default_paths(models_file, hardware_file, suites_dir)
     spec = load_spec(paths.models, paths.hardware, paths.suites)
+    if check:
+        if record or fault or clean is not None or mode is not None:
+            raise UsageError("--check runs nothing. Leave out --fault, --clean, --mode and --record")
+        checks = check_power(spec, None if suite is None else [suite])
+        if as_json:
+            write_json([found.model_dump(mode="json") for found in checks])
+        print_power_check(checks, screen if as_json else Console())
+        bad = any(found.problems for found in checks)
+        raise typer.Exit(ExitCode.NOT_CERTIFIED if bad else ExitCode.CERTIFIED)
+    suite = suite or "batch_invariance"
     faults = chosen(suite, fault)
     options = SelfTestOptions(
         suite=suite,

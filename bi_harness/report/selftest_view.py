@@ -1,7 +1,8 @@
-"""The result of a self-test on a terminal: the table of faults, the score, the false alarms."""
+"""Self-tests on a terminal: the result of one, and whether those that are recorded hold for a release."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from rich import box
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bi_harness.certificate.power import FaultResult, SelfTest
+from bi_harness.certificate.power import FaultResult, PowerCheck, SelfTest
 from bi_harness.report.console import plain
 from bi_harness.report.text import clean, count, plural
 
@@ -38,6 +39,47 @@ def summary(result: SelfTest) -> list[str]:
     lines += [f"No answer from {f.id}: {clean(f.error, 500)}" for f in result.faults if f.error]
     return lines
 
+
+def print_power_check(checks: Sequence[PowerCheck], console: Console) -> None:
+    """Print the table of the suites, then each problem and the command that solves it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", safe_box=True)
+    for name, justify in _CHECK_COLUMNS:
+        table.add_column(name, justify=justify, overflow="fold")
+    for check in checks:
+        style = "green" if not check.problems else "bold red" if check.state == "current" else "bold yellow"
+        recorded = check.state in ("current", "stale")
+        table.add_row(
+            Text(plain(console, clean(check.suite, 80))),
+            Text(check.state, style=style),
+            Text(f"{count(check.caught)} of {count(check.faults)}" if recorded else ""),
+            Text(count(len(check.untried))),
+            Text(f"{count(check.false_alarms)} in {count(check.clean_runs)}" if recorded else ""),
+            Text(plain(console, clean(check.vllm, 40))),
+        )
+    console.print(table, markup=False, highlight=False, emoji=False)
+    for line in power_check_summary(checks):
+        console.print(Text(plain(console, line)), soft_wrap=True)
+
+
+def power_check_summary(checks: Sequence[PowerCheck]) -> list[str]:
+    """The problems, a line each, and what to do."""
+    lines = [f"{clean(c.suite, 80)}: {clean(problem, 1000)}" for c in checks for problem in c.problems]
+    if not lines:
+        return [f"The recorded self-test of {plural(len(checks), 'suite')} is complete and current."]
+    # What cannot be read says itself what to do, and a suite without a planted fault has no self-test.
+    again = [c.suite for c in checks if c.problems and c.state != "unreadable" and (c.untried or c.faults)]
+    commands = [f"  bi-harness selftest --suite {clean(suite, 80)} --record" for suite in again]
+    return [*lines, *(["hint: run the self-test again and keep its result:"] if again else []), *commands]
+
+
+_CHECK_COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
+    ("suite", "left"),
+    ("self-test", "left"),
+    ("caught", "right"),
+    ("untried", "right"),
+    ("false alarms", "right"),
+    ("vLLM", "left"),
+)
 
 _COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
     ("fault", "left"),

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 CACHE_VARIABLE = "BI_HARNESS_CACHE"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStart:
+    """What the engines of several runs of one self-test share, so that they start sooner.
+
+    Attributes:
+        caches: the folder of the caches that all engines of a run share: vLLM's notes on a model's class, the
+            digests of checkpoints, and the code that Inductor compiled for eager engines. Inductor looks up
+            code by the traced graph, so an engine with a planted fault finds none that was compiled without
+            it. The compile caches of ``compile`` cells are not in this folder: vLLM looks those up by
+            configuration, which a planted fault does not change.
+        preload: the socket of a process to fork engines from (``runner.preload``); ``None`` for none.
+    """
+
+    caches: Path
+    preload: Path | None
 
 
 def model_cache(environ: Mapping[str, str]) -> Path:

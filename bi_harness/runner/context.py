@@ -42,6 +42,7 @@ class Context:
         cores: the CPU cores that the unit and its engines keep to; empty for all.
         preload: the socket of ``runner.preload``; ``None`` where each engine imports vLLM by itself.
         caches: the folder of the unit whose compile caches the engines have; empty for ``folder``.
+        shared: the folder of the caches that all engines share; empty for the run's own.
     """
 
     device: str
@@ -67,6 +68,7 @@ class Context:
     cores: tuple[int, ...] = ()
     preload: str | None = None
     caches: str = ""
+    shared: str = ""
 
     def write(self, path: Path) -> None:
         """As JSON."""

@@ -350,7 +350,7 @@ class Engines:
 
     @property
     def _shared_cache(self) -> Path:
-        return self._caches.parent / "shared"
+        return Path(self._context.shared or self._caches.parent / "shared")
 
     def _endpoint(self, arm: ArmName) -> str | None:
         """The running server that is this arm; ``None`` where an engine is started for it."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bi_harness.certificate.power import SelfTest, power_of
 from bi_harness.certificate.statement import Power
 from bi_harness.errors import InfrastructureError, UsageError
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.spec.load import Spec
 
 POWER = "power.json"
@@ -23,26 +23,33 @@ def known_power(spec: Spec, suites: Iterable[str]) -> tuple[Power, ...]:
     Raises:
         UsageError: a self-test's file cannot be read, or is of another suite.
     """
-    found = []
-    for suite in suites:
-        path = _path(spec, suite)
-        if not path.is_file():
-            continue
-        try:
-            tried = SelfTest.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UsageError(
-                f"{path} is not the result of a selftest: {where}: {first['msg']}. Make it anew with "
-                "`bi-harness selftest --record`, or remove it"
-            ) from error
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-        if tried.suite != suite:
-            raise UsageError(f"{path} is of the suite {tried.suite}, not of {suite}")
-        found.append(power_of(tried, power_digest(spec, suite)))
-    return tuple(found)
+    recorded = {suite: tried for suite in suites if (tried := recorded_selftest(spec, suite)) is not None}
+    return tuple(power_of(tried, power_digest(spec, suite)) for suite, tried in recorded.items())
+
+
+def recorded_selftest(spec: Spec, suite: str) -> SelfTest | None:
+    """The self-test that is recorded with a suite; ``None`` if there is none.
+
+    Raises:
+        UsageError: the file cannot be read, or is of another suite.
+    """
+    path = _path(spec, suite)
+    if not path.is_file():
+        return None
+    try:
+        tried = SelfTest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(
+            f"{path} is not the result of a selftest: {where}: {first['msg']}. Record it again with "
+            f"`bi-harness selftest --suite {suite} --record`, or remove it"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    if tried.suite != suite:
+        raise UsageError(f"{path} is of the suite {tried.suite}, not of {suite}")
+    return tried
 
 
 def record(spec: Spec, result: SelfTest) -> Path:

@@ -124,7 +124,7 @@ def ops_setup(spec: Spec, context: Context, cell: Cell, arm: ArmName) -> OpsSetu
     """What the process of an arm is started with."""
     device, model = spec.devices[cell.device], spec.models[cell.model]
     switch = device.invariance.on if arm == "treatment" else device.invariance.off
-    shared = Path(context.folder).parent / "shared"
+    shared = Path(context.shared or Path(context.folder).parent / "shared")
     cache = Path(context.folder) / "ops-cache" / arm
     share_model_infos(cache, shared)
     env = {

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import subprocess
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,20 +39,6 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
 def is_telling(name: str) -> bool:
     """Whether a variable changes what an engine runs, and may be shown."""
     return name.startswith(_TELLING) and not any(word in name for word in _SECRET)
-
-
-def power_digest(spec: Spec, suite: str) -> str:
-    """``sha256:...`` over what gives a suite its power: its checks, what they send, how it is compared.
-
-    Not over what makes weights: those that ran have a digest of their own in the certificate.
-    """
-    package = Path(bi_harness.__file__).resolve().parent
-    parts = (
-        tree_digest(spec.paths.suites / suite),
-        tree_digest(package / "workload", without="checkpoint*.py"),
-        tree_digest(package / "compare"),
-    )
-    return f"sha256:{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
 
 
 def _text(value: str) -> str:
@@ -103,19 +88,11 @@ def _record_digest(path: Path) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def tree_digest(folder: Path, *, without: str = "") -> str:
-    """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names.
-
-    Args:
-        without: the name of files that do not count, with ``*`` for any letters.
-    """
+def tree_digest(folder: Path) -> str:
+    """``sha256:...`` over the names and bytes of a folder's source files, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if (
-            path.suffix in (".py", ".yaml", ".j2", ".html", ".css")
-            and path.is_file()
-            and not fnmatch(path.name, without)
-        ):
+        if path.suffix in (".py", ".yaml", ".j2", ".html", ".css") and path.is_file():
             name = path.relative_to(folder).as_posix()
             total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return f"sha256:{total.hexdigest()}"

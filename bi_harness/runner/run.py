@@ -38,7 +38,7 @@ from bi_harness.matrix.select import Selection, narrowed, select
 from bi_harness.matrix.shards import Shard, narrowed_to, parts
 from bi_harness.matrix.waivers import unknown_waivers
 from bi_harness.matrix.weights import unit_weights
-from bi_harness.runner.caches import model_cache
+from bi_harness.runner.caches import SharedStart, model_cache
 from bi_harness.runner.context import Context, SelectedCell
 from bi_harness.runner.earlier import Earlier
 from bi_harness.runner.engines import safe_name
@@ -61,7 +61,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize", "preload")
+_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize", "preload", "shared")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -87,6 +87,7 @@ class RunOptions:
         localize: whether the first failure of each unit is traced to where it begins.
         executor: ``local``: this host; ``ray``: the nodes of a Ray cluster.
         preload: whether engines are forked from a process that has vLLM imported, see ``runner.preload``.
+        shared: what the run shares with other runs; ``None`` for nothing, as every run that certifies has it.
     """
 
     device: str
@@ -113,6 +114,7 @@ class RunOptions:
     localize: bool = False
     executor: str = LOCAL
     preload: bool = False
+    shared: SharedStart | None = None
 
     def environment(self) -> dict[str, str]:
         """Of the units."""
@@ -349,7 +351,9 @@ def _run_units(
         jobs = run.options.jobs if run.options.endpoint is None else 1
         kind = run.spec.devices[run.device].kind
         preload = None
-        if run.options.preload:
+        if run.options.shared is not None and run.options.shared.preload is not None:
+            preload = str(run.options.shared.preload)
+        elif run.options.preload:
             preload = str(stack.enter_context(preloading(run_dir / WORK, _logs(run_dir, attempt))))
         run.executor.run(
             Job(needs, run.host, kind, jobs, run.options.environment(), localize=run.options.localize),
@@ -571,6 +575,7 @@ def _task(
             control_endpoint=options.control_endpoint,
             cores=options.cores,
             preload=preload,
+            shared=str(options.shared.caches) if options.shared is not None else "",
         ),
         folder=folder,
         suites=tuple((spec.paths.suites / s).absolute() for s in suites),

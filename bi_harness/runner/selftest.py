@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -32,8 +33,11 @@ from bi_harness.certificate.statement import Statement, planted_faults
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.invariance.faults.registry import FAULTS, PLANT_VARIABLE, Fault
+from bi_harness.runner.caches import SharedStart
+from bi_harness.runner.hold import WORK
 from bi_harness.runner.journal import now
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
+from bi_harness.runner.preload import preloading
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.spec.load import Spec
 from bi_harness.spec.types import Mode
@@ -153,12 +157,12 @@ def selftest(
     for share in shares:
         free.put(share)
 
-    def one(run: _Run) -> tuple[_Run, Statement] | None:
+    def one(run: _Run, shared: SharedStart) -> tuple[_Run, Statement] | None:
         if stopped():
             return None
         cores = free.get()
         try:
-            return run, _execute(run, options, spec, folder, watching, stopped, cores)
+            return run, _execute(run, options, spec, folder, watching, stopped, cores, shared)
         finally:
             free.put(cores)
 
@@ -167,8 +171,10 @@ def selftest(
     unsound: list[str] = []
     clean = alarms = 0
     vllm = ""
-    with ThreadPoolExecutor(options.jobs) as pool:
-        futures = [pool.submit(one, run) for run in _runs(options)]
+    # Forked engines of several processes were never compared with others, bit by bit.
+    fork = not spec.suites[options.suite].data_parallel
+    with _shared_start(folder, fork=fork) as shared, ThreadPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(one, run, shared) for run in _runs(options)]
         try:
             made = [outcome for future in futures if (outcome := future.result()) is not None]
         except BaseException:
@@ -260,6 +266,22 @@ def _runs(options: SelfTestOptions) -> Iterator[_Run]:
         yield _Run(name, heading, clean.model, options.suite, mode, options.seed + number)
 
 
+@contextmanager
+def _shared_start(folder: Path, *, fork: bool) -> Iterator[SharedStart]:
+    """What the engines of all runs share until the end of the block.
+
+    Args:
+        folder: of the self-test.
+        fork: whether engines are forked from a process that has vLLM imported.
+    """
+    work = folder / WORK
+    try:
+        with preloading(work, folder / "logs") if fork else nullcontext() as socket:
+            yield SharedStart(work / "shared", socket)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _execute(
     run: _Run,
     options: SelfTestOptions,
@@ -268,6 +290,7 @@ def _execute(
     watching: Watching,
     stopped: Callable[[], bool],
     cores: tuple[int, ...],
+    shared: SharedStart,
 ) -> Statement:
     prepared = prepare(
         RunOptions(
@@ -283,6 +306,7 @@ def _execute(
             control=False,
             cores=cores,
             localize=options.localize and run.fault is not None,
+            shared=shared,
         ),
         spec,
     )

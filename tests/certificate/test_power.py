@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 from bi_harness.certificate.build import build
 from bi_harness.certificate.power import (
     FaultResult,
+    PowerCheck,
     SelfTest,
+    check_selftest,
     failed,
     first_difference,
     in_module,
@@ -314,3 +317,61 @@ def test_faults_are_scored_by_the_module_that_was_named() -> None:
     assert traced(None, "").localized_right
     assert not traced(None, "lm_head").localized_right
     assert not traced("lm_head", None).localized_right
+
+
+DIGEST_NOW = tried().suite_digest
+
+
+def check(recorded: SelfTest | None, faults: Sequence[str] = ("norm-256", "one-ulp")) -> PowerCheck:
+    return check_selftest("core", recorded, digest_now=DIGEST_NOW, faults=faults, clean_runs=20)
+
+
+COMPLETE = tried(fault_result(), fault_result("one-ulp"))
+
+
+def test_a_complete_current_selftest_has_no_problems() -> None:
+    found = check(COMPLETE)
+    assert (found.state, found.problems, found.untried) == ("current", (), ())
+    assert (found.faults, found.caught, found.score) == (2, 2, 1.0)
+    assert (found.clean_runs, found.false_alarms, found.vllm) == (20, 0, "0.32.0")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "state", "problem"),
+    [
+        (None, "missing", "It has no recorded self-test; its faults are norm-256, one-ulp."),
+        (
+            COMPLETE.model_copy(update={"suite_digest": f"sha256:{'0' * 64}"}),
+            "stale",
+            "The suite has changed since its self-test.",
+        ),
+        (tried(fault_result()), "current", "The self-test does not have the faults one-ulp."),
+        (tried(*COMPLETE.faults, fault_result("old")), "current", "The fault old no longer exists."),
+        (tried(fault_result(), missed()), "current", "No check caught one-ulp."),
+        (
+            COMPLETE.model_copy(update={"unsound": ("clean-02: it died",)}),
+            "current",
+            "A clean run gave no answer: clean-02: it died.",
+        ),
+        (
+            COMPLETE.model_copy(update={"clean_runs": 19}),
+            "current",
+            "It has 19 clean runs; 20 are required.",
+        ),
+        (
+            COMPLETE.model_copy(update={"false_alarms": 1}),
+            "current",
+            "A check failed without a fault (false alarm).",
+        ),
+    ],
+)
+def test_a_selftest_that_does_not_hold_has_a_problem(
+    recorded: SelfTest | None, state: str, problem: str
+) -> None:
+    found = check(recorded)
+    assert (found.state, found.problems) == (state, (problem,))
+
+
+def test_a_suite_without_faults_has_a_problem() -> None:
+    for recorded in (None, COMPLETE):
+        assert check(recorded, ()).problems == ("No planted fault is for this suite.",)

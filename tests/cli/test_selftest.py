@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from bi_harness.errors import NothingToRun, UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.invariance.faults.registry import FAULTS as ALL_FAULTS
 from bi_harness.runner import selftest as module
+from bi_harness.runner.known_power import record
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.runner.selftest import SelfTestOptions
-from bi_harness.spec.load import Spec
+from bi_harness.spec.load import Spec, default_paths, load_spec
 from tests.certificate.selftests import fault_result, missed, tried
 
 FAULTS = {name: fault for name, fault in ALL_FAULTS.items() if fault.suite == "batch_invariance"}
@@ -296,3 +299,61 @@ def test_a_stop_before_the_first_run_is_no_internal_error(answer: Answer) -> Non
     answer.folder.rmdir()
     answer.result, answer.interrupt = tried(clean_runs=0), True
     assert cli.main(["selftest"]) == ExitCode.INTERRUPTED
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A copy of all shipped suites, each with a complete, current record."""
+    folder = tmp_path / "recorded"
+    shutil.copytree(Path(__file__).resolve().parents[2] / "suites", folder)
+    paths = default_paths(suites=folder)
+    spec = load_spec(paths.models, paths.hardware, paths.suites)
+    for suite in spec.suites:
+        faults = [fault_result(name) for name, fault in ALL_FAULTS.items() if fault.suite == suite]
+        record(spec, tried(*faults, suite=suite, suite_digest=power_digest(spec, suite)))
+    return folder
+
+
+def test_check_runs_nothing_and_passes_if_every_record_is_current(
+    answer: Answer, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["selftest", "--check", "--suites-dir", str(recorded)]) == ExitCode.CERTIFIED
+    assert "The recorded self-test of 7 suites is complete and current." in capsys.readouterr().out
+    assert answer.asked == []
+
+
+def test_check_fails_if_a_record_is_stale_or_missing(
+    answer: Answer, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recorded / "ops" / "power.json").unlink()
+    code = recorded / "online" / "test_chat.py"
+    code.write_text(code.read_text() + "\nMORE = 1\n")
+    args = ["selftest", "--check", "--suites-dir", str(recorded)]
+    assert cli.main(args) == ExitCode.NOT_CERTIFIED
+    out = capsys.readouterr().out
+    assert "online: The suite has changed since its self-test.\n" in out
+    assert "ops: It has no recorded self-test" in out
+    assert cli.main([*args, "--suite", "nvfp4"]) == ExitCode.CERTIFIED
+    assert cli.main([*args, "--suite", "ops"]) == ExitCode.NOT_CERTIFIED
+    assert answer.asked == []
+
+
+def test_check_gives_json(answer: Answer, recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recorded / "ops" / "power.json").unlink()
+    assert (
+        cli.main(["selftest", "--check", "--json", "--suites-dir", str(recorded)]) == ExitCode.NOT_CERTIFIED
+    )
+    found = {check["suite"]: check for check in json.loads(capsys.readouterr().out)}
+    assert found["ops"]["state"] == "missing"
+    assert set(found["ops"]["untried"]) == {f.id for f in ALL_FAULTS.values() if f.suite == "ops"}
+    assert (found["nvfp4"]["state"], found["nvfp4"]["score"]) == ("current", 1.0)
+
+
+@pytest.mark.parametrize(
+    "flag", [["--record"], ["--fault", "norm-256"], ["--clean", "0"], ["--mode", "eager"]]
+)
+def test_check_refuses_flags_of_a_run(
+    answer: Answer, flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["selftest", "--check", *flag]) == ExitCode.USAGE
+    assert "--check runs nothing" in capsys.readouterr().err

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
 
-from bi_harness.certificate.power import SelfTest
-from bi_harness.report.selftest_view import print_selftest, summary
+from bi_harness.certificate.power import PowerCheck, SelfTest
+from bi_harness.report.selftest_view import print_power_check, print_selftest, summary
 from tests.certificate.selftests import fault_result, missed, tried
 
 MARKUP = "[red]died[/red] [/nope] :boom: [link=http://x]y[/link]"
@@ -155,3 +156,53 @@ def test_the_summary(result: SelfTest, lines: list[str]) -> None:
 
 def test_without_faults_there_is_no_table() -> None:
     assert printed(tried()) == "0 false alarms in 20 clean runs.\n"
+
+
+CHECKS = (
+    PowerCheck(suite="core", state="current", faults=2, caught=2, score=1.0, clean_runs=20, problems=()),
+    PowerCheck(suite="ops", state="stale", faults=3, caught=2, clean_runs=5, problems=(f"Died: {MARKUP}",)),
+    PowerCheck(suite="late", state="missing", untried=("a", "b"), problems=("One.", "Two.")),
+)
+
+
+def printed_check(checks: Sequence[PowerCheck], width: int = 80, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    print_power_check(checks, Console(file=stream, width=width))
+    stream.flush()
+    return raw.getvalue().decode(encoding)
+
+
+def test_power_check_lists_suites_problems_and_commands() -> None:
+    text = printed_check(CHECKS)
+    assert row(text, "core") == ["core", "current", "2 of 2", "0", "0 in 20"]
+    assert row(text, "ops ") == ["ops", "stale", "2 of 3", "0", "0 in 5"]
+    assert row(text, "late ") == ["late", "missing", "2"]
+    lines = text.splitlines()
+    assert f"ops: Died: {MARKUP}" in lines
+    assert lines[lines.index("late: One.") + 1] == "late: Two."
+    assert [line for line in lines if "--record" in line] == [
+        "  bi-harness selftest --suite ops --record",
+        "  bi-harness selftest --suite late --record",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 300])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_power_check_prints_on_any_terminal(width: int, encoding: str) -> None:
+    text = printed_check(CHECKS, width, encoding)
+    assert "late: One." in text
+    assert "\x1b" not in text
+
+
+def test_power_check_names_no_command_where_a_selftest_would_not_help() -> None:
+    broken = PowerCheck(suite="a", state="unreadable", problems=("test_a.py:1: is not valid Python",))
+    text = printed_check([broken, PowerCheck(suite="b", state="missing", problems=("No planted fault.",))])
+    assert "a: test_a.py:1: is not valid Python\nb: No planted fault.\n" in text
+    assert "hint" not in text
+
+
+def test_power_check_without_a_problem_says_so() -> None:
+    text = printed_check(CHECKS[:1])
+    assert "The recorded self-test of 1 suite is complete and current." in text
+    assert "--record" not in text

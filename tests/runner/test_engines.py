@@ -432,6 +432,23 @@ def test_a_restart_ends_the_old_engine_and_starts_a_new_one(engines: Engines, wo
     assert world.take() == []
 
 
+def test_eager_engines_of_several_runs_share_caches(files: Files, world: World) -> None:
+    shared = files.root / "selftest" / "shared"
+    engines, _ = made(files, world, CPU, shared=str(shared))
+    env = engines.get(CPU, "treatment").config.env
+    assert env["TORCHINDUCTOR_CACHE_DIR"] == str(shared / "inductor")
+    assert Path(env["VLLM_CACHE_ROOT"], "modelinfos").readlink() == shared / "modelinfos"
+
+
+def test_compiled_cells_of_several_runs_do_not_share_compiled_code(files: Files, world: World) -> None:
+    shared = files.root / "selftest" / "shared"
+    compiled = replace(CPU, mode="compile")
+    engines, _ = made(files, world, compiled, shared=str(shared))
+    env = engines.get(compiled, "treatment").config.env
+    assert not Path(env["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(shared)
+    assert not Path(env["VLLM_CACHE_ROOT"]).is_relative_to(shared)
+
+
 def test_a_restart_and_a_start_of_a_checks_own_import_vllm_by_themselves(files: Files, world: World) -> None:
     engines, _ = made(files, world, CPU, preload="/run/preload/s")
     engines.get(CPU, "treatment")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,14 +21,17 @@ from bi_harness.invariance.faults.registry import FAULTS as ALL_FAULTS
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.runner import executors as executors_module
 from bi_harness.runner import selftest as module
+from bi_harness.runner.caches import SharedStart
 from bi_harness.runner.context import Context
+from bi_harness.runner.hold import WORK
 from bi_harness.runner.journal import now
-from bi_harness.runner.provenance import power_digest
+from bi_harness.runner.power_digest import power_digest
 from bi_harness.runner.run import RunOptions, execute, prepare
 from bi_harness.runner.selftest import (
     CLEAN,
     SelfTestOptions,
     _runs,
+    _shared_start,
     chosen,
     complete,
     core_shares,
@@ -44,6 +47,7 @@ FAULTS = {name: fault for name, fault in ALL_FAULTS.items() if fault.suite == "b
 
 _paths = default_paths(environ={})
 SPEC = load_spec(_paths.models, _paths.hardware, _paths.suites)
+SHARED = SharedStart(Path("/nowhere/shared"), Path("/nowhere/s"))
 
 MODEL, RUNS = CLEAN["batch_invariance"].model, CLEAN["batch_invariance"].runs
 
@@ -90,6 +94,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs()
     monkeypatch.setattr(module, "prepare", made.prepare)
     monkeypatch.setattr(module, "execute", made.execute)
+    monkeypatch.setattr(module, "_shared_start", lambda folder, fork: nullcontext(SHARED))
     return made
 
 
@@ -104,6 +109,52 @@ def options(*faults: str, **changes: Any) -> SelfTestOptions:
         "engine_python": "/x/python",
     }
     return SelfTestOptions(**{**base, **changes})
+
+
+def test_all_runs_share_caches_and_imports(runs: Runs) -> None:
+    runs.statements = [ran(checked("fail"), fault="norm-256"), ran(), ran()]
+    runs("norm-256", clean=2)
+    assert [run.shared for run in runs.asked] == [SHARED] * 3
+
+
+def test_what_runs_share_is_gone_after_them(tmp_path: Path) -> None:
+    with _shared_start(tmp_path / "run", fork=True) as shared:
+        assert shared.preload is not None
+        assert shared.preload.is_socket()
+        assert shared.caches.is_relative_to(tmp_path / "run" / WORK)
+        shared.caches.mkdir()
+    assert not (tmp_path / "run" / WORK).exists()
+
+
+@pytest.mark.parametrize(("suite", "forks"), [("batch_invariance", True), ("ops", True), ("eagle_dp", False)])
+def test_engines_of_several_processes_are_not_forked(
+    runs: Runs, suite: str, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def shared_start(folder: Path, *, fork: bool) -> nullcontext[SharedStart]:
+        asked.append(fork)
+        return nullcontext(SHARED)
+
+    monkeypatch.setattr(module, "_shared_start", shared_start)
+    runs.statements = [ran()]
+    runs(suite=suite, clean=1)
+    assert asked == [forks]
+
+
+def test_caches_are_shared_without_a_process_to_fork_from(tmp_path: Path) -> None:
+    with _shared_start(tmp_path / "run", fork=False) as shared:
+        assert shared.preload is None
+        assert shared.caches.is_relative_to(tmp_path / "run" / WORK)
+
+
+def test_runs_go_on_without_a_process_to_fork_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("no folder")
+    with _shared_start(tmp_path / "run", fork=True) as shared:
+        assert shared.preload is None
+    assert "--preload: not on this host" in capsys.readouterr().err
 
 
 def test_without_names_all_faults_are_chosen() -> None:
@@ -399,6 +450,7 @@ def test_a_fault_reaches_the_units_environment(monkeypatch: pytest.MonkeyPatch) 
         ({"control": False}, None, None, False),
         ({}, None, None, True),
         ({}, "one-ulp", "one-ulp", False),
+        ({"shared": SHARED, "fault": "norm-256"}, None, "norm-256", False),
     ],
 )
 def test_what_a_run_tells_its_units_of_fault_and_control(
@@ -434,6 +486,8 @@ def test_what_a_run_tells_its_units_of_fault_and_control(
     ((context, environ),) = told
     assert environ.get(PLANT_VARIABLE) == seen
     assert context.control is control
+    shared = ("/nowhere/shared", "/nowhere/s") if "shared" in asked else ("", None)
+    assert (context.shared, context.preload) == shared
 
 
 def test_one_job_has_all_the_cores_and_more_have_a_share_each() -> None:
