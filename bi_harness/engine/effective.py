@@ -11,10 +11,9 @@ from typing import Any
 
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 
-
 BACKEND_VARIANTS = {"FLASH_ATTN": ("FLASH_ATTN_DIFFKV",), "TRITON_ATTN": ("TRITON_ATTN_DIFFKV",)}
-"""Attention backends that vLLM puts in place of the requested one for a model whose keys and values have different
-head sizes (vLLM model_executor/models/mimo_v2.py and openpangu.py, 0.20.0 to 0.33.0)."""
+"""Attention backends that vLLM puts in place of the requested one for a model whose keys and values have
+different head sizes (vLLM model_executor/models/mimo_v2.py and openpangu.py, 0.20.0 to 0.33.0)."""
 
 
 class Refused(Exception):
