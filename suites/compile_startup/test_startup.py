@@ -20,7 +20,7 @@ def plan(workload):
 
 
 def compare_starts(starts, check, what):
-    """Compare the cold with the warm start, in bits and counters, and run the control; return the cold engine."""
+    """Compare the cold with the warm start in bits and counters, and run the control. Return the cold one."""
     cold = starts.cold("treatment")
     check.compare(cold, what, restarted=lambda: starts.warm("treatment"))
     check.observe("treatment", starts.facts())
