@@ -59,12 +59,14 @@ class StartFound:
         layers: of the model.
         cache: what it left in the cache.
         start_s: seconds from the process's start until it was ready.
+        settings: what decides what is saved, as the engine reads it, by variable; empty where unknown.
     """
 
     counters: Mapping[str, tuple[int, ...]]
     layers: int
     cache: CacheChange
     start_s: float
+    settings: Mapping[str, bool] = field(default_factory=dict)
 
     @staticmethod
     def of(ranks: Sequence[Mapping[str, Any]], cache: CacheChange, start_s: float) -> StartFound:
@@ -76,13 +78,16 @@ class StartFound:
         try:
             flat = [_flat(rank) for rank in ranks]
             layers = {int(rank["layers"]) for rank in ranks}
+            settings = [dict(rank.get("settings", {})) for rank in ranks]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the counters of a start: {type(error).__name__}: {error}") from error
         if len(layers) != 1:
             raise ValueError(f"the ranks have models of {sorted(layers)} layers")
+        if any(rank != settings[0] for rank in settings):
+            raise ValueError(f"the ranks read different settings: {settings}")
         names = dict.fromkeys(name for rank in flat for name in rank)
         counters = {name: tuple(rank.get(name, 0) for rank in flat) for name in names}
-        return StartFound(counters, layers.pop(), cache, start_s)
+        return StartFound(counters, layers.pop(), cache, start_s, settings[0])
 
     def ranks(self, name: str) -> tuple[int, ...] | None:
         """The counter of each rank; ``None`` for one that this release does not have.
@@ -185,6 +190,9 @@ def start_facts(cold: StartFound, warm: StartFound, rules: StartRules) -> tuple[
     for when, start in (("cold", cold), ("warm", warm)):
         table.tell(f"{when}: files added to the cache", str(start.cache.added))
         table.tell(f"{when}: files rewritten there", str(start.cache.rewritten))
+    for when, start in (("cold", cold), ("warm", warm)):
+        for variable, on in start.settings.items():
+            table.tell(f"{when}: {variable}", "on" if on else "off")
     if warm.cache.kernel_names:
         table.tell("warm: names of the kernels built", _some(warm.cache.kernel_names))
     if warm.cache.retuned:

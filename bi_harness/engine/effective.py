@@ -11,6 +11,10 @@ from typing import Any
 
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 
+BACKEND_VARIANTS = {"FLASH_ATTN": ("FLASH_ATTN_DIFFKV",), "TRITON_ATTN": ("TRITON_ATTN_DIFFKV",)}
+"""Attention backends that vLLM puts in place of the requested one for a model whose keys and values have
+different head sizes (vLLM model_executor/models/mimo_v2.py and openpangu.py, 0.20.0 to 0.33.0)."""
+
 
 class Refused(Exception):
     """The engine that came up is not the one that was asked for."""
@@ -134,7 +138,7 @@ def refuse_other(effective: Mapping[str, Any], config: Mapping[str, Any], plante
         )
     asked = config["llm"].get("attention_config", {}).get("backend")
     got = effective["attention_backends"]
-    if asked and set(got) != {asked}:
+    if asked and (not got or not set(got) <= {asked, *BACKEND_VARIANTS.get(asked, ())}):
         raise Refused(f"asked for attention backend {asked}, and the engine took {got or 'none'}")
     # A check may make its engine eager in another cell's mode.
     wanted = "eager" if config["llm"]["enforce_eager"] else config["execution"]

@@ -156,8 +156,10 @@ def ask(
 def _settings(spec: SelectionSpec, release: Version) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
     variables = _known(spec.variables, release)
     rows: list[tuple[str, dict[str, str]]] = [("", {}), *((v.name, dict(v.env)) for v in variables)]
-    if len(variables) > 1:
-        rows.append(("all variables", {k: value for v in variables for k, value in v.env.items()}))
+    together = {key: value for variable in variables for key, value in variable.env.items()}
+    # Values of one variable replace each other: together they may be a row that is there already.
+    if together not in [env for _, env in rows]:
+        rows.append(("all variables", together))
     columns = [("", {}), *((f.name, dict(f.kernel_config)) for f in _known(spec.flags, release))]
     for variable, env in rows:
         for flag, settings in columns:

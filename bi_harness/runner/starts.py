@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,8 +52,19 @@ class Starts:
         self.controlled = controlled
         self._engines, self._cell, self._folder = engines, cell, folder
         self._expected, self._kind = expected, kind
+        self._env: dict[str, str] = {}
         self._begun: set[ArmName] = set()
         self._found: dict[tuple[ArmName, str], _Start] = {}
+
+    def set_env(self, env: Mapping[str, str]) -> None:
+        """Give every engine of this check these environment variables.
+
+        Raises:
+            RuntimeError: an engine has started without them.
+        """
+        if self._begun:
+            raise RuntimeError("an engine has started: its cache is of other settings")
+        self._env = dict(env)
 
     def cold(self, arm: ArmName) -> EngineClient:
         """An engine whose compile cache was empty when it started. Where both arms fit side by side, the
@@ -147,6 +158,7 @@ class Starts:
         def put(config: EngineConfig) -> EngineConfig:
             env = {
                 **config.env,
+                **self._env,
                 "VLLM_CACHE_ROOT": str(cache / "vllm"),
                 "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
                 "TRITON_CACHE_DIR": str(cache / "triton"),

@@ -19,24 +19,28 @@ def _covers(releases: str, release: Version) -> bool:
 
 
 class Override(SpecModel):
-    """Something that a user may have set besides ``VLLM_BATCH_INVARIANT``.
+    """A setting that a user may combine with ``VLLM_BATCH_INVARIANT``.
 
     Attributes:
         name: for reports.
         env: environment variables.
         kernel_config: fields of ``vllm.config.KernelConfig``, as the command line's flags set them.
-        vllm: the releases that know it; ``None`` for all.
+        vllm: the releases that know the setting; ``None`` for all.
+        source: where ``vllm`` comes from. Required with ``vllm``.
     """
 
     name: Text
     env: Environment = Field(default_factory=dict)
     kernel_config: dict[str, Any] = Field(default_factory=dict)
     vllm: Range | None = None
+    source: Text | None = None
 
     @model_validator(mode="after")
     def _sets_something(self) -> Override:
         if not self.env and not self.kernel_config:
             raise ValueError("sets nothing: give env or kernel_config")
+        if self.vllm is not None and self.source is None:
+            raise ValueError(f"{self.name} has a version range without a source")
         return self
 
     def known_to(self, release: Version) -> bool:
@@ -62,7 +66,7 @@ class SelectionSpec(SpecModel):
     """The whole file.
 
     Attributes:
-        hosts: by name, the kernels that say they are supported there.
+        hosts: by name, the kernels that are supported there. No two hosts have the same.
         tables: the first whose range a release is in counts.
         variables, flags: each of the first is tried with each of the second.
         unknown: names that vLLM has to refuse, listing those that it knows.
@@ -78,6 +82,9 @@ class SelectionSpec(SpecModel):
 
     @model_validator(mode="after")
     def _every_host_has_one(self) -> SelectionSpec:
+        kernels = [frozenset(supported) for supported in self.hosts.values()]
+        if len(set(kernels)) < len(kernels):
+            raise ValueError("two hosts have the same kernels, so their cases are the same")
         for table in self.tables:
             if table.right.keys() != self.hosts.keys():
                 raise ValueError(

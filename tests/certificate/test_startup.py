@@ -232,11 +232,28 @@ def test_data_that_contradicts_a_rule_cannot_be_met() -> None:
 
 @pytest.mark.parametrize(
     "ranks",
-    [[], [{}], [{"compilation": {}}], [{**rank(), "layers": None}], [rank(layers=4), rank(layers=8)]],
+    [
+        [],
+        [{}],
+        [{"compilation": {}}],
+        [{**rank(), "layers": None}],
+        [rank(layers=4), rank(layers=8)],
+        [{**rank(), "settings": {"A": True}}, {**rank(), "settings": {"A": False}}],
+    ],
 )
 def test_answers_that_are_no_counters_are_refused(ranks: list[dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match=r"counters of a start|layers"):
+    with pytest.raises(ValueError, match=r"counters of a start|layers|different settings"):
         StartFound.of(ranks, CacheChange(0, 0, 0), 1.0)
+
+
+def test_settings_that_the_engine_reads_are_reported() -> None:
+    settings = {"VLLM_USE_AOT_COMPILE": False, "VLLM_USE_MEGA_AOT_ARTIFACT": True}
+    cold = start({**rank(num_compiled_artifacts_saved=3), "settings": settings})
+    facts = named(start_facts(cold, WARM, rules()))
+    assert facts["cold: VLLM_USE_AOT_COMPILE"].found == "off"
+    assert facts["cold: VLLM_USE_MEGA_AOT_ARTIFACT"].found == "on"
+    assert not facts["cold: VLLM_USE_AOT_COMPILE"].judged
+    assert "warm: VLLM_USE_AOT_COMPILE" not in facts
 
 
 def test_times_are_told_and_not_judged() -> None:

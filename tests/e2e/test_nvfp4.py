@@ -40,12 +40,12 @@ def test_the_right_kernel_was_taken_in_every_case_and_others_without_invariance(
     (check,) = nvfp4.checks(check="selection")
     found = {fact["name"]: fact["found"] for fact in check["facts"]}
     others = {fact["name"]: fact["found"] for fact in check["control_facts"]}
-    assert len(found) == 132
+    assert len(found) == 174
     assert found.keys() == others.keys()
     assert all(fact["found"] in fact["expected"] for fact in check["facts"] if fact["expected"])
     assert found["blackwell, --linear-backend marlin"] == "CutlassNvFp4LinearKernel"
     assert others["blackwell, --linear-backend marlin"] == "MarlinNvFp4LinearKernel"
-    assert sum(found[name] != others[name] for name in found) > 50
+    assert sum(found[name] != others[name] for name in found) == 165
     assert check["evidence"] is None
 
 

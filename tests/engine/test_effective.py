@@ -60,6 +60,11 @@ def test_what_was_asked_for_is_taken() -> None:
     refuse_platform("cuda", ASKED, vllm="0", python="p")
 
 
+@pytest.mark.parametrize("layers", [{"FLASH_ATTN_DIFFKV": 4}, {"FLASH_ATTN": 1, "FLASH_ATTN_DIFFKV": 3}])
+def test_variant_of_requested_backend_is_accepted(layers: dict[str, int]) -> None:
+    refuse_other({**FOUND, "attention_backends": layers}, ASKED, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "planted", "says"),
     [
@@ -70,6 +75,7 @@ def test_what_was_asked_for_is_taken() -> None:
         ({"devices": [{"name": "x", "capability": "8.0"}]}, None, "asked for GPUs of capability 9.0"),
         ({"attention_backends": {}}, None, "the engine took none"),
         ({"attention_backends": {"FLASH_ATTN": 3, "TRITON_ATTN": 1}}, None, "asked for attention backend"),
+        ({"attention_backends": {"TRITON_ATTN_DIFFKV": 4}}, None, "asked for attention backend FLASH_ATTN"),
         ({"compilation_mode": "VLLM_COMPILE"}, None, "asked for eager mode"),
     ],
 )

@@ -21,7 +21,9 @@ from bi_harness.spec.load import default_paths, load_spec
 
 _PATHS = default_paths(environ={})
 SPEC = load_spec(_PATHS.models, _PATHS.hardware, _PATHS.suites).selection["nvfp4"]
-NEW, OLD, OLDEST = Version("0.32.0"), Version("0.20.0"), Version("0.19.1")
+NEW, OLD, OLDEST = Version("0.33.0"), Version("0.20.0"), Version("0.19.1")
+# Releases on both sides of every range of selection.yaml.
+RELEASES = [Version(f"0.{minor}.0") for minor in range(19, 34)]
 
 
 def right(release: Version) -> dict[str, str]:
@@ -40,11 +42,36 @@ def test_every_case_has_its_own_name_the_same_in_both_arms(release: Version) -> 
     assert names(release) == [case["name"] for case in cases(SPEC, release, invariant=False)]
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("invariant", [True, False])
+def test_no_case_repeats_another(release: Version, invariant: bool) -> None:
+    asked = [
+        json.dumps([case[part] for part in ("supported", "env", "kernel_config", "a16")], sort_keys=True)
+        for case in cases(SPEC, release, invariant=invariant)
+    ]
+    assert len(set(asked)) == len(asked)
+
+
+def test_cases_have_only_variables_that_the_release_knows() -> None:
+    def variables(release: str) -> set[str]:
+        return {name for case in cases(SPEC, Version(release), invariant=True) for name in case["env"]}
+
+    kept = {"VLLM_BATCH_INVARIANT", "VLLM_DISABLED_KERNELS"}
+    removed = {"VLLM_USE_FBGEMM", "VLLM_USE_NVFP4_CT_EMULATIONS", "VLLM_NVFP4_GEMM_BACKEND"}
+    assert variables("0.23.0") == kept | removed
+    assert variables("0.24.0") == variables("0.33.0") == kept
+
+
 def test_each_variable_meets_each_flag() -> None:
-    both = [n for n in names(NEW) if n.startswith("hopper, VLLM_USE_FBGEMM and ")]
-    assert len(both) == len(SPEC.flags) == 5
+    variable = "VLLM_DISABLED_KERNELS=CutlassNvFp4LinearKernel"
+    both = [n for n in names(NEW) if n.startswith(f"hopper, {variable} and ")]
+    assert len(both) == len(SPEC.flags) == 13
     assert "blackwell, nothing else set" in names(NEW)
-    assert "other, all variables and --linear-backend marlin" in names(NEW)
+    assert "other, all variables and --linear-backend marlin" in names(Version("0.23.0"))
+
+
+def test_values_of_one_variable_are_not_combined() -> None:
+    assert not any("all variables" in name for name in names(NEW))
 
 
 def test_the_switch_is_in_every_case_and_unknown_names_come_without_it() -> None:
@@ -64,8 +91,8 @@ def test_the_right_answers_are_as_expected() -> None:
     for release in (NEW, OLD):
         assert facts_differ(facts(SPEC, release, right(release))) == ""
     expected = {fact.name: fact.expected for fact in facts(SPEC, NEW, right(NEW))}
-    assert expected["blackwell, VLLM_USE_FBGEMM"] == ("CutlassNvFp4LinearKernel",)
-    assert expected["hopper, VLLM_USE_FBGEMM"] == ("EmulationNvFp4LinearKernel",)
+    assert expected["blackwell, --linear-backend marlin"] == ("CutlassNvFp4LinearKernel",)
+    assert expected["hopper, --linear-backend marlin"] == ("EmulationNvFp4LinearKernel",)
     assert expected["hopper, weights alone quantized"] == (REFUSED,)
     assert expected["hopper, unknown --linear-backend none-such"] == (REFUSED_LISTING,)
 

@@ -138,6 +138,19 @@ def test_both_arms_start_cold_side_by_side_and_then_one_warm_and_one_eager(tmp_p
     assert cold.config.env["KEPT"] == "1"
 
 
+def test_variables_of_a_check_reach_every_engine(tmp_path: Path) -> None:
+    engines = Engines()
+    starts = made(engines, tmp_path)
+    starts.set_env({"VLLM_USE_MEGA_AOT_ARTIFACT": "0", "VLLM_CACHE_ROOT": "elsewhere"})
+    cold: Any = starts.cold("treatment")
+    warm: Any = starts.warm("treatment")
+    for client in (cold, warm, engines.up["control"]):
+        assert client.config.env["VLLM_USE_MEGA_AOT_ARTIFACT"] == "0"
+        assert client.config.env["VLLM_CACHE_ROOT"] != "elsewhere"
+    with pytest.raises(RuntimeError, match="an engine has started"):
+        starts.set_env({})
+
+
 def test_without_room_or_without_a_control_no_other_arm_is_begun(tmp_path: Path) -> None:
     for engines, controlled in ((Engines(room=False), True), (Engines(), False)):
         made(engines, tmp_path / str(controlled), controlled=controlled).cold("treatment")
@@ -218,3 +231,29 @@ def test_the_shipped_suite_ends_without_a_control_where_there_is_none(tmp_path: 
             *(("compare", "observe control") if controlled else ()),
             *("beside", "tell treatment", "conclude"),
         ]
+
+
+@pytest.mark.parametrize(("test", "value"), [("test_mega_aot_off", "0"), ("test_mega_aot_on", "1")])
+def test_mega_aot_checks_set_the_variable_as_vllms_test_does(tmp_path: Path, test: str, value: str) -> None:
+    from bi_harness.spec.load import default_paths
+    from tests.suites.loading import load
+
+    module = load(default_paths(environ={}).suites / "compile_startup" / "test_startup.py")
+    module.plan = lambda _: SimpleNamespace(subjects=())
+    engines = Engines()
+
+    class Check:
+        def compare(self, engine: Client, what: Any, restarted: Callable[[], Any] | None = None) -> None:
+            if restarted is not None:
+                restarted()
+
+        def observe(self, arm: str, facts: Any) -> None:
+            assert facts
+
+        def conclude(self) -> None:
+            engines.done.append("conclude")
+
+    getattr(module, test)(made(engines, tmp_path), SimpleNamespace(requests=(), batch_sizes=()), Check())
+    assert {c.config.env["VLLM_USE_MEGA_AOT_ARTIFACT"] for c in engines.up.values()} == {value}
+    assert engines.done[-1] == "conclude"
+    assert not any("eager" in step for step in engines.done)

@@ -52,10 +52,15 @@ def test_there_is_no_table_for_releases_that_did_not_look() -> None:
 
 
 def test_a_setting_is_known_to_its_releases() -> None:
-    flag = Override(name="--a", kernel_config={"a": 1}, vllm=">=0.22")
+    flag = Override(name="--a", kernel_config={"a": 1}, vllm=">=0.22", source="here")
     assert not flag.known_to(Version("0.21.0"))
     assert flag.known_to(Version("0.22.0"))
     assert Override(name="A", env={"A": "1"}).known_to(Version("0.1"))
+
+
+@pytest.mark.parametrize(("release", "refuses"), [("0.26.0", False), ("0.27.0", True), ("0.33.0", True)])
+def test_weight_only_checkpoints_are_refused_from_0_27(release: str, refuses: bool) -> None:
+    assert SHIPPED.refuses_weight_only(Version(release)) is refuses
 
 
 @pytest.mark.parametrize(
@@ -69,6 +74,8 @@ def test_a_setting_is_known_to_its_releases() -> None:
         ({"tables": []}, "tables"),
         ({"hosts": {}}, "hosts"),
         ({"flags": [{"name": "--a"}]}, "sets nothing"),
+        ({"flags": [{**GOOD["flags"][0], "vllm": "<1"}]}, "--a has a version range without a source"),
+        ({"hosts": {"new": ["BKernel"], "old": ["BKernel"]}}, "two hosts have the same kernels"),
         ({"flags": [*GOOD["flags"], *GOOD["flags"]]}, "--a is there twice"),
         ({"tables": [{**GOOD["tables"][0], "vllm": "new"}]}, "not a version range"),
         ({"weight_only_refused": "always"}, "not a version range"),

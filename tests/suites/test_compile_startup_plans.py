@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bi_harness.matrix.expand import expand
-from bi_harness.matrix.select import select
+from bi_harness.matrix.select import checks_of, select
 from bi_harness.spec.load import default_paths, load_spec
+from bi_harness.spec.types import Profile
 from bi_harness.workload.plan import plan_workload
 from tests.suites.loading import load
 
@@ -59,3 +60,15 @@ def test_a_gpu_starts_each_model_with_one_backend(device: str) -> None:
     assert set(backends) == {m for m in MODELS if m.endswith("-small")}
     assert backends["kimi-k2-small"] == "TRITON_MLA"
     assert backends["gpt-oss-small"] == "TRITON_ATTN"
+
+
+@pytest.mark.parametrize(
+    ("profile", "extra"), [("nightly", set()), ("release", {"mega_aot_off", "mega_aot_on"})]
+)
+def test_mega_aot_is_checked_on_one_model_in_the_release_profile(profile: Profile, extra: set[str]) -> None:
+    plan = expand(SPEC, "h200", vllm_version="0.33.0", profile=profile, suites=[SUITE.id])
+    cells = [cell for unit in select(plan, SPEC).plan.units for cell in unit.cells]
+    checks = {cell.model: {check.id for check in checks_of(SPEC, cell, profile)} for cell in cells}
+    assert checks.pop("phi-tiny-moe-small") == {"startup", *extra}
+    assert checks
+    assert all(found == {"startup"} for found in checks.values())
