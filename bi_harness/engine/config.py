@@ -34,7 +34,6 @@ class EngineConfig:
     Attributes:
         arm: ``treatment`` (invariance on) or ``control`` (off).
         python: the interpreter that has vLLM.
-        execution: the mode that the engine must say it runs in: ``compile`` or ``eager``; ``None`` for any.
         platform: vLLM's device type, ``cpu`` or ``cuda``; the engine refuses to run on another.
         capability: compute capability that every GPU must have; ``None`` on a CPU.
         invariance: whether the invariance mode must be on, as read back from the engine.
@@ -44,6 +43,7 @@ class EngineConfig:
         draft: spec of the synthetic draft to make; ``None`` for none, or a named one.
         env: the whole environment of the process.
         room_for_two: whether the other arm's engine may be up at the same time.
+        execution: the mode that the engine must say it runs in: ``compile`` or ``eager``; ``None`` for any.
         interface: how it is driven.
         api_order: whether observations are in the order of ``engine.answers``, as a server's must be.
         notes: folder in which the run's engines note the digest of a checkpoint; ``None`` for none.
@@ -51,7 +51,6 @@ class EngineConfig:
 
     arm: ArmName
     python: str
-    execution: Mode | None
     platform: str
     capability: str | None
     invariance: bool
@@ -61,6 +60,7 @@ class EngineConfig:
     draft: Mapping[str, Any] | None
     env: Mapping[str, str]
     room_for_two: bool
+    execution: Mode | None = None
     interface: Interface = "library"
     api_order: bool = False
     notes: str | None = None
