@@ -7,7 +7,10 @@ DEVICE ?= cpu
 PROFILE ?= smoke
 ARGS ?=
 
-.PHONY: help setup certify test test-long trust lint format lock clean
+# The folders of the runs that git tracks. Below reports/ lie users' runs too, and no shipped file is made from those.
+KEPT = $(sort $(dir $(shell git ls-files -- 'reports/*/certificate.json')))
+
+.PHONY: help setup certify test test-long trust lint format lock times clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +48,10 @@ format: setup ## let ruff rewrite the sources
 
 lock: ## write requirements/*.lock anew (ARGS=--upgrade takes newer versions)
 	scripts/lock.sh $(ARGS)
+
+times: setup ## write times.yaml from the runs that git tracks
+	$(BIN)/bi-harness pipeline $(addprefix --measure ,$(KEPT)) > times.yaml.new
+	mv times.yaml.new times.yaml
 
 clean: ## remove .venv and caches; reports stay
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
