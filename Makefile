@@ -10,7 +10,7 @@ ARGS ?=
 # The folders of the runs that git tracks. Below reports/ lie users' runs too, and no shipped file is made from those.
 KEPT = $(sort $(dir $(shell git ls-files -- 'reports/*/certificate.json')))
 
-.PHONY: help setup certify test test-long trust lint format lock times clean
+.PHONY: help setup certify test test-long trust lint format lock times releases clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,6 +52,9 @@ lock: ## write requirements/*.lock anew (ARGS=--upgrade takes newer versions)
 times: setup ## write times.yaml from the runs that git tracks
 	$(BIN)/bi-harness pipeline $(addprefix --measure ,$(KEPT)) > times.yaml.new
 	mv times.yaml.new times.yaml
+
+releases: setup ## write releases.yaml and docs/releases.md from the runs that git tracks
+	$(BIN)/bi-harness releases $(KEPT) --out releases.yaml --page docs/releases.md
 
 clean: ## remove .venv and caches; reports stay
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -73,7 +73,7 @@ def test_a_run_that_is_not_kept_is_refused() -> None:
 
 
 @needs_git
-@pytest.mark.parametrize("target", ["times"])
+@pytest.mark.parametrize("target", ["times", "releases"])
 def test_make_reads_the_kept_runs_alone(target: str) -> None:
     if shutil.which("make") is None:
         pytest.skip("no make here")
