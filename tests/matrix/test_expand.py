@@ -374,14 +374,14 @@ def test_a_hundred_thousand_cells_expand_within_a_second(spec: Spec) -> None:
         update={"tp": (1, 2, 4, 8), "dp": (1, 2), "devices": None}
     )
     suites = {f"s{i}": SHIPPED.suites["eagle_dp"].model_copy(update={"id": f"s{i}"}) for i in range(10)}
-    models = {f"m{i}": model.model_copy(update={"id": f"m{i}", "suites": tuple(suites)}) for i in range(220)}
+    models = {f"m{i}": model.model_copy(update={"id": f"m{i}", "suites": tuple(suites)}) for i in range(147)}
     large = replace(SHIPPED, models=models, suites=suites)
     best = 9.0
     for _ in range(3):
         start = time.process_time()
         found = expand(large, "h200", vllm_version="0.20.0", profile="nightly", gpus=8)
         best = min(best, time.process_time() - start)
-    assert len(found.cells) == 220 * 3 * 8 * 2 * 10 >= 100_000
+    assert len(found.cells) == 147 * 3 * 8 * 3 * 10 >= 100_000
     assert best < 1.0
 
 
