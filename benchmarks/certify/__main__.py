@@ -78,7 +78,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--profile", help="of our side; by default a load no smaller than vLLM's, see workload.py"
     )
-    parser.add_argument("--mode", default="compile", help="of our side; vLLM's tests are compiled")
+    parser.add_argument("--mode", default="default", help="of our side; vLLM's tests take vLLM's default")
     parser.add_argument("--layers", type=int, help="of the checkpoint that both sides run; all by default")
     parser.add_argument("--jobs", default="auto")
     parser.add_argument("--engine-python", default=sys.executable)

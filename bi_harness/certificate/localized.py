@@ -94,7 +94,7 @@ class Sent(Record):
 
 
 class OptionTried(Record):
-    """One engine of a compiled cell's bisection.
+    """One engine of the bisection of a cell with torch.compile or CUDA graphs.
 
     Attributes:
         name: what was other than as it failed.
@@ -137,9 +137,9 @@ class Localization(Record):
     Attributes:
         cell, check: which.
         outcome: ``module``: the first one whose inputs are equal and whose output differs is named;
-            ``elsewhere``: the difference arises outside of modules; ``compiled``: it differs compiled and not
-            eager; ``unproven``: an eager engine differs too, and that is not shown to be the same;
-            ``not_reproduced``: the rerun did not differ; ``failed``: it could not be tried to its end.
+            ``elsewhere``: the difference arises outside of modules; ``compiled``: it differs with
+            torch.compile or CUDA graphs and not eager; ``unproven``: an eager engine differs too, and that is
+            not shown to be the same; ``not_reproduced``: the rerun did not differ; ``failed``: it could not be tried to its end.
         module, class_name: the culprit; empty without one.
         where: one sentence.
         reason: why there is no culprit, or what else to know.
@@ -153,7 +153,7 @@ class Localization(Record):
         inputs, outputs: of the culprit.
         ran_alone, ran_batch: operators and kernels behind the culprit's call, in both arms.
         modules: of the model.
-        options: of a compiled cell in which no module is named.
+        options: of a cell with torch.compile or CUDA graphs in which no module is named.
         cost: see there.
     """
 

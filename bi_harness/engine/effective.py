@@ -80,11 +80,17 @@ def gather_workers(answers: Sequence[Mapping[str, Any]], expected: int) -> dict[
 
 
 def execution_of(effective: Mapping[str, Any]) -> str:
-    """The mode that an engine runs in, from what it says: ``compile``, ``breakable`` or ``eager``."""
+    """How an engine executes the model, from what it reports.
+
+    Returns:
+        ``compile`` with torch.compile, ``breakable`` or ``graphs`` with breakable or other CUDA graphs alone,
+        ``eager`` with neither.
+    """
     if effective["compilation_mode"] != "NONE":
         return "compile"
-    graphs = str(effective.get("cudagraph_mode", "NONE")).upper() != "NONE"
-    return "breakable" if graphs and effective.get("breakable_cudagraphs") else "eager"
+    if str(effective.get("cudagraph_mode", "NONE")).upper() == "NONE":
+        return "eager"
+    return "breakable" if effective.get("breakable_cudagraphs") else "graphs"
 
 
 def execution_label(effective: Mapping[str, Any]) -> str:

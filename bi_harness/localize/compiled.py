@@ -1,8 +1,8 @@
-"""A compiled cell: what differs compiled, and whether an eager engine differs for the same cause.
+"""A cell with torch.compile or CUDA graphs: what differs there, and whether eager differs for the same cause.
 
-Hooks see no module of a compiled engine, and an eager one may differ by a defect of its own. So a module is
-named only where both engines agree about the pairs around the smallest that differs compiled: just as many
-neighbours and tokens as it takes on the one make the difference on the other.
+Hooks see no module of an engine with torch.compile or CUDA graphs, and an eager engine may differ by a defect
+of its own. So a module is named only where both engines agree about the pairs around the smallest that
+differs: just as many neighbours and tokens as it takes on the one make the difference on the other.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ MAX_EQUAL, MAX_DIFFERING = 8, 3
 MIN_EQUAL = 2
 """Of them, so many must stop to differ for agreement to mean anything."""
 
+_NOT_EAGER = "with torch.compile or CUDA graphs"
+
 
 @dataclass
 class _Tried:
-    """Pairs that the compiled engine ran, in their order, and whether they differ there."""
+    """Pairs that the engine that failed ran, in their order, and whether they differ there."""
 
     pairs: dict[Pair, bool] = field(default_factory=dict)
 
@@ -73,10 +75,10 @@ def localize_compiled(case: Case, starts: Starts) -> Localization:
             f"no module of the model, as far as the reported logprobs tell: at step {found.difference.step} "
             f"those of the {most} likeliest tokens have equal bits, and another token is sampled"
         )
-        reason = "seen on a compiled engine, whose modules cannot be watched"
+        reason = f"seen on an engine {_NOT_EAGER}, whose modules cannot be watched"
         return Localization(**common, outcome="elsewhere", where=where, reason=reason, cost=costs.told())
     if starts.clock.late():
-        reason = "it differs compiled; the time was up before an eager engine could be tried"
+        reason = f"it differs {_NOT_EAGER}; the time was up before an eager engine could be tried"
         return Localization(**common, outcome="failed", reason=reason, cost=costs.told())
     with starts(stand_in(effective)) as (rerun, _):
         same = _Same(found, tried, rerun)
@@ -86,14 +88,14 @@ def localize_compiled(case: Case, starts: Starts) -> Localization:
                 return told.model_copy(update={"reason": joined(same.why, told.reason)})
             told = _not_shown(told, same.why)
         else:
-            where = "the smallest pair that differs compiled does not differ eager"
+            where = f"the smallest pair that differs {_NOT_EAGER} does not differ on an eager engine"
             told = Localization(**common, outcome="compiled", where=where, eager=False)
     told = _bisect(told, found, effective, starts)
     return told.model_copy(update={"cost": costs.told()})
 
 
 class _Same:
-    """Whether the eager engine differs as the compiled one does.
+    """Whether the eager engine differs as the one with torch.compile or CUDA graphs does.
 
     Attributes:
         differs: whether it differs at all, in the smallest pair.
@@ -112,38 +114,38 @@ class _Same:
                     found.pair, found.planned, found.subject, found.arm, difference, True, watched
                 )
             self.differs = difference is not None
-            self.why = "only an engine's first requests differ compiled: there is no second pair to tell by"
+            self.why = "only an engine's first requests differ: no second pair can compare the two engines"
             return
         difference = rerun.difference(found.pair)
         self.differs = difference is not None
         if difference is None:
             return
         if difference.sampled:
-            self.why = "eager, the sampled token alone differs"
+            self.why = "on the eager engine only the sampled token differs"
             return
         equal, differing = tried.around(found.pair)
         if len(equal) < MIN_EQUAL:
             self.why = (
-                "no pair a little smaller is there to tell two causes apart: any company makes it differ"
+                "no equal pair is a little smaller, to tell two causes apart: any neighbour makes it differ"
             )
             return
         for wanted, pairs in ((False, equal), (True, differing)):
             for pair in pairs:
                 if (rerun.difference(pair) is not None) != wanted:
                     self.why = (
-                        f"a pair around the smallest ({_size(pair)}) differs in one of the two modes alone"
+                        f"a pair around the smallest ({_size(pair)}) differs on only one of the two engines"
                     )
                     return
         self.shown = True
         self.why = (
-            "seen on an eager engine, which stands for the compiled one: they agree on the smallest pair "
+            "seen on an eager engine, which stands for the one that failed: they agree on the smallest pair "
             f"and {len(differing)} larger, which differ, and on {len(equal)} around it, which do not"
         )
 
 
 def _size(pair: Pair) -> str:
     return (
-        f"{len(pair.subject.prompt)} tokens beside {len(pair.neighbours)} neighbours with "
+        f"{len(pair.subject.prompt)} tokens, {len(pair.neighbours)} neighbours with "
         f"{sum(len(pair.company[i].prompt) for i in pair.neighbours)}"
     )
 
@@ -161,8 +163,8 @@ def _not_shown(told: Localization, why: str) -> Localization:
             "outcome": "unproven",
             "module": "",
             "class_name": "",
-            "where": f"an eager engine differs too, beginning in {begins}, but that is not shown to be what "
-            "differs compiled",
+            "where": f"an eager engine differs too, beginning in {begins}, but that is not shown to be the "
+            "same difference",
             "reason": joined(why, told.reason),
             "position": None,
             "modules": modules,
@@ -174,23 +176,23 @@ def _not_shown(told: Localization, why: str) -> Localization:
     )
 
 
-_UNPROVEN = "an eager engine differs too, but that is not shown to be what differs compiled"
+_UNPROVEN = "an eager engine differs too, but that is not shown to be the same difference"
 
 
 def _bisect(
     told: Localization, found: Reproduced, effective: Mapping[str, Any], starts: Starts
 ) -> Localization:
-    """Which option of the compiled engine must change for the difference to go away."""
+    """Which option of torch.compile or CUDA graphs must change for the difference to go away."""
     tried = [OptionTried(name=VARIANTS[0].name, differs=True)]
     tried += [_try(found, variant, starts) for variant in worth_trying(effective)]
     gone = [option for option in tried if option.differs is False]
     known = [option for option in tried[1:] if option.differs is not None]
     if gone:
-        what = f"what makes it go away on a compiled engine: {', '.join(o.name for o in gone)}"
+        what = f"it goes away with another option: {', '.join(o.name for o in gone)}"
     elif known:
-        what = "compiled, it differs with every option that was tried"
+        what = "it differs with every option that was tried"
     else:
-        what = "which option of the compiled engine it comes with was not found out"
+        what = "which option it depends on was not found"
     return told.model_copy(update={"reason": joined(told.reason, what), "options": tuple(tried)})
 
 

@@ -19,7 +19,7 @@ def localize(case: Case, start: Start, *, budget_s: float, timeout_s: float) -> 
         case: what failed.
         start: see there.
         budget_s: after which nothing new is begun. The starts of the engines that the pair is looked at on
-            take nothing of it; those of a compiled engine's options do.
+            take nothing of it; those of other options do.
         timeout_s: of each of an engine's answers.
     """
     starts = Starts(start, Clock(budget_s), timeout_s)

@@ -1,4 +1,4 @@
-"""Which of its options a compiled engine must lose for the difference to go away. Pure."""
+"""Which option an engine with torch.compile or CUDA graphs must lose for a difference to go away. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _without_inductor(config: EngineConfig) -> EngineConfig:
 
 
 VARIANTS = (
-    Variant("as it failed: compiled", _by_library, ""),
+    Variant("as it failed", _by_library, ""),
     Variant("without CUDA graphs", _compiled(cudagraph_mode="NONE"), "it comes with CUDA graphs"),
     Variant(
         "Dynamo without Inductor",
@@ -86,7 +86,11 @@ GRAPHS, OPERATORS, PASSES = VARIANTS[1], VARIANTS[3], VARIANTS[-1]
 
 
 def worth_trying(effective: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """Those that make another engine of one that said this of itself."""
+    """The variants that would run differently from an engine.
+
+    Args:
+        effective: what the engine reports: an engine without torch.compile has only its CUDA graphs to lose.
+    """
     graphs = str(effective.get("cudagraph_mode", "")).upper() not in ("", "NONE")
     mode = effective.get("compilation_mode", "VLLM_COMPILE")
     if mode == "NONE":
@@ -125,14 +129,14 @@ def eager(config: EngineConfig) -> EngineConfig:
 
 
 def stand_in(effective: Mapping[str, Any]) -> Change:
-    """The eager engine that stands for a compiled one: with the same operators of vLLM's.
+    """The eager engine that stands for one with torch.compile or CUDA graphs: with the same operators.
 
     Left to itself, vLLM gives an eager engine others, C++ kernels in place of what Inductor compiles: custom
     operators, and since 0.25 IR operators (``get_default_ir_op_priority`` of its platforms). A defect of
-    those is none that the compiled engine could have, and hides the one that it has.
+    those is none that the engine that failed could have, and hides the one that it has.
 
     Args:
-        effective: what the compiled engine said of itself.
+        effective: what the engine that failed reports.
     """
 
     def change(config: EngineConfig) -> EngineConfig:

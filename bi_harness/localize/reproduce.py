@@ -26,7 +26,7 @@ class Case:
         plan: what the check sends.
         subject: of the plan's subjects, the first that differed.
         arm: index of the plan's arm in which it did.
-        compiled: whether the cell runs compiled.
+        compiled: whether the cell runs with torch.compile or CUDA graphs, so that hooks see no modules.
         restarted: whether the arms ran in another process than the subjects alone.
     """
 
@@ -174,9 +174,8 @@ def not_reproduced(case: Case, late: bool, *, eager: bool | None) -> Localizatio
     elif case.restarted:
         why = "on one engine the request does not differ: what differs may be two processes"
     else:
-        why = (
-            f"the same requests on another engine, {'compiled' if case.compiled else 'eager'}, do not differ"
-        )
+        how = "with torch.compile or CUDA graphs" if case.compiled else "eager"
+        why = f"the same requests on another engine, {how}, do not differ"
     return Localization(cell=case.cell, check=case.check, outcome="not_reproduced", eager=eager, reason=why)
 
 

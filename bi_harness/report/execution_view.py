@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from bi_harness.certificate.statement import Statement
 from bi_harness.matrix.execution import SAME_AS_DEFAULT
 from bi_harness.report.cellid import parse_cell_id
-from bi_harness.report.text import clean
+from bi_harness.report.text import clean, count, plural
 from bi_harness.spec.types import MODES
 
 _SETTINGS: Final[tuple[tuple[str, str], ...]] = (
@@ -22,24 +23,34 @@ _SETTINGS: Final[tuple[tuple[str, str], ...]] = (
 """Keys of the effective configuration, and how a reader sees them."""
 
 
+MAX_LABELS: Final = 4
+"""How many different configurations of one mode are shown."""
+
+
 def execution_label(statement: Statement) -> str:
     """Each mode with what its engines ran, with the invariance mode on; empty where no engine said it.
 
     A mode whose engines do not agree has several entries. A mode that was left to ``default`` is named.
     """
+    result = statement.predicate.bi_harness
     by_mode: dict[str, dict[str, None]] = {}
-    for arm in statement.predicate.bi_harness.effective:
+    for arm in result.effective:
         mode = _mode(arm.unit)
         # An engine of a label of its own (a cold start, a plain baseline) may execute in another way.
         if arm.arm == "treatment" and mode and not arm.engine and (label := _label(arm.config)):
             by_mode.setdefault(mode, {})[label] = None
-    parts = [f"{mode}: {' or '.join(by_mode[mode])}" for mode in MODES if mode in by_mode]
-    left = dict.fromkeys(
-        clean(parse_cell_id(check.cell).mode, 40)
-        for check in statement.predicate.bi_harness.checks
-        if check.rule == SAME_AS_DEFAULT
-    )
-    return "; ".join([*parts, *(f"{mode}: the same as default, and ran as default" for mode in left)])
+    cells = {check.cell: check.rule for check in result.checks}
+    left = Counter(parse_cell_id(cell).mode for cell, rule in cells.items() if rule == SAME_AS_DEFAULT)
+    parts = [f"{mode}: {_joined(by_mode[mode])}" for mode in MODES if mode in by_mode]
+    for mode in (mode for mode in MODES if left[mode]):
+        where = f" in {plural(left[mode], 'cell')}" if mode in by_mode else ""
+        parts.append(f"{mode}: the same as default{where}, and ran as default")
+    return "; ".join(parts)
+
+
+def _joined(labels: Collection[str]) -> str:
+    more = len(labels) - MAX_LABELS
+    return " or ".join([*list(labels)[:MAX_LABELS], *([f"{count(more)} more"] if more > 0 else [])])
 
 
 def _mode(unit: str) -> str:
@@ -53,5 +64,5 @@ def _label(config: Mapping[str, Any]) -> str:
     )
 
 
-def _words(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+def _words(value: object) -> object:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

@@ -57,7 +57,7 @@ class LocalizedView:
         outputs: of the culprit: path, dtype, shapes, rows, values, largest distance, histogram.
         inputs: of it: path, dtype and shapes.
         ran_alone, ran_batch: operators and kernels of its call.
-        options: what was tried of a compiled cell: name, what came of it, note.
+        options: what was tried with torch.compile or CUDA graphs: name, what came of it, note.
         layers: the map.
         layers_left: layers that are not shown.
     """

@@ -11,21 +11,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bi_harness.certificate.build import build
-from bi_harness.certificate.events import Event
+from bi_harness.certificate.events import CheckStarted, Event, PlannedChecks, UnitStarted
 from bi_harness.certificate.files import CERTIFICATE
-from bi_harness.certificate.gate import GateResult
+from bi_harness.certificate.gate import GateResult, RequirementSeen
+from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.certificate.statement import EndpointScope, Power
 from bi_harness.certificate.verify import Examined, Finding, Folder, examine
 from bi_harness.cli.examined import recompute
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
+from bi_harness.matrix.execution import SAME_AS_DEFAULT
 from bi_harness.spec.policy import Policy
 from tests.certificate.journals import (
     CELL,
     JOURNAL,
+    TIME,
     UNIT,
     end,
     ended,
+    finished,
     planned,
     ready,
     result,
@@ -374,3 +378,107 @@ def test_it_opens_only_for_a_certified_run_and_no_failing_one(runs: list[list[Ev
         )
         assert not any(c.status in ("fail", "waived") for checks in mine for c in checks)
         assert all(one.genuine for one in seen)
+
+
+DEFAULT_UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/default"
+COMPILE_UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/compile"
+COMPILE_NEEDS = {**NEEDS, "modes": "compile"}
+
+
+def left_to_default(*checks: str, unit: str = COMPILE_UNIT, rule: str = SAME_AS_DEFAULT) -> PlannedChecks:
+    """A cell that was skipped, since default is the same there."""
+    return planned(
+        *checks,
+        cell=f"{unit}/core",
+        unit=unit,
+        rule=rule,
+        reason="default is compile here.",
+        source="vLLM x.py",
+    )
+
+
+def in_default(status: Status = "pass", check: str = "alone", **changes: Any) -> CheckResult:
+    return result(status, check, f"{DEFAULT_UNIT}/core", **changes)
+
+
+def with_default(*results: CheckResult, left: tuple[PlannedChecks, ...] = ()) -> list[Event]:
+    """A run of a default cell; ``left`` are cells that were left to it."""
+    cell = f"{DEFAULT_UNIT}/core"
+    plan = (
+        planned(*(one.check for one in results), cell=cell, unit=DEFAULT_UNIT),
+        *(left or (left_to_default(*(one.check for one in results)),)),
+    )
+    body: list[Event] = [
+        UnitStarted(time=TIME, unit=DEFAULT_UNIT),
+        ready("treatment", DEFAULT_UNIT),
+        ready("control", DEFAULT_UNIT),
+    ]
+    for one in results:
+        body += [CheckStarted(time=TIME, cell=cell, check=one.check), finished(one)]
+    return [started(*plan), *body, ended(unit=DEFAULT_UNIT), end()]
+
+
+def requirement(events: list[Event], needs: dict[str, Any] = COMPILE_NEEDS, **more: Any) -> RequirementSeen:
+    (found,) = held(policy(needs, **more), certificate(events)).requirements
+    return found
+
+
+def test_default_cell_meets_a_requirement_for_the_mode_that_was_left_to_it() -> None:
+    events = with_default(in_default())
+    found = requirement(events)
+    assert (found.state, found.met_by) == ("met", ("a",)), found.why
+    assert requirement(events, {**NEEDS, "modes": "default"}).state == "met"
+    # No skip of a rule: the checks did run.
+    assert requirement(events, allow_skips=False).state == "met"
+    # Another mode did not.
+    assert requirement(events).id == "cpu/tiny/*/*/compile/core"
+    assert requirement(events, {**NEEDS, "modes": "eager"}).state == "unmet"
+
+
+def test_failing_default_cell_fails_the_requirement_for_the_mode_that_was_left_to_it() -> None:
+    found = requirement(with_default(in_default("fail")))
+    assert found.state == "failed"
+    assert f"alone failed on {DEFAULT_UNIT}/core" in found.why[0]
+
+
+@pytest.mark.parametrize("status", ["error", "inconclusive"])
+def test_default_cell_without_an_answer_leaves_the_requirement_inconclusive(status: Status) -> None:
+    assert requirement(with_default(in_default(status))).state == "inconclusive"
+
+
+def test_steps_of_the_default_cell_count() -> None:
+    events = with_default(in_default())
+    assert requirement(events, min_steps=16).state == "met"
+    found = requirement(events, min_steps=17)
+    assert (found.state, "16 steps were compared, and 17 are asked for" in found.why[0]) == ("unmet", True)
+
+
+def test_mode_that_was_left_to_a_cell_that_is_not_there_is_not_met() -> None:
+    elsewhere = left_to_default("alone", unit=COMPILE_UNIT.replace("tp1", "tp2"))
+    found = requirement(with_default(in_default(), left=(elsewhere,)), allow_skips=False)
+    assert found.state == "unmet"
+    assert "skipped by the rule same-as-default" in found.why[0]
+    # A skip that is allowed is no pass.
+    found = requirement(with_default(in_default(), left=(elsewhere,)), allow_skips=True)
+    assert (found.state, "no check of it passed" in found.why[0]) == ("unmet", True)
+
+
+def test_check_that_the_default_cell_lacks_is_not_met() -> None:
+    events = with_default(in_default(), left=(left_to_default("alone", "spread"),))
+    found = requirement(events)
+    assert found.state == "unmet"
+    assert "spread was skipped by the rule same-as-default" in found.why[0]
+    assert requirement(events, {**COMPILE_NEEDS, "checks": ["alone"]}).state == "met"
+
+
+def test_cell_that_another_rule_skipped_is_not_met_by_default() -> None:
+    events = with_default(in_default(), left=(left_to_default("alone", rule="eager-only"),))
+    found = requirement(events, allow_skips=True)
+    assert (found.state, "no check of it passed" in found.why[0]) == ("unmet", True)
+
+
+@given(st.text(max_size=30))
+def test_no_cell_id_breaks_the_look_for_the_default_cell(cell: str) -> None:
+    strange = planned("alone", cell=cell, unit=cell, rule=SAME_AS_DEFAULT, reason="x", source="y")
+    events = with_default(in_default(), left=(left_to_default("alone"), strange))
+    assert requirement(events).state == "met"

@@ -12,6 +12,7 @@ from bi_harness.engine.config import EngineConfig, EngineSettings, checkpoint_sp
 from bi_harness.errors import UsageError
 from bi_harness.invariance.faults.registry import PLANT_VARIABLE
 from bi_harness.matrix.cells import Cell
+from bi_harness.spec.execution import ExecutionSpec
 from bi_harness.spec.load import Spec
 from bi_harness.spec.suites import CheckSpec
 from bi_harness.workload.adapters import adapter_spec
@@ -47,6 +48,7 @@ def config(
     dp: int = 1,
     mode: Any = "eager",
     check: CheckSpec | None = None,
+    execution: ExecutionSpec | None = None,
     **changes: Any,
 ) -> EngineConfig:
     return engine_config(
@@ -59,7 +61,64 @@ def config(
         max_num_seqs=33,
         max_model_len=924,
         check=check,
+        execution=execution,
     )
+
+
+def entry(default: str | None, **environment: str) -> ExecutionSpec:
+    """An entry of ``execution`` that says so."""
+    return ExecutionSpec.model_validate(
+        {"id": "x", "when": {}, "default": default, "compile_env": environment, "source": "here"}
+    )
+
+
+BREAKABLE = entry("breakable", VLLM_USE_BREAKABLE_CUDAGRAPH="0")
+
+
+@pytest.mark.parametrize("arm", ["treatment", "control"])
+@pytest.mark.parametrize("mode", ["default", "compile", "eager"])
+def test_only_compile_takes_the_environment_that_turns_torch_compile_on(
+    spec: Spec, mode: str, arm: str
+) -> None:
+    with_entry, without = (config(spec, arm, mode=mode, execution=e).env for e in (BREAKABLE, None))
+    added = {"VLLM_USE_BREAKABLE_CUDAGRAPH": "0"} if mode == "compile" else {}
+    assert with_entry == {**without, **added}
+    assert "VLLM_USE_BREAKABLE_CUDAGRAPH" not in without
+
+
+def test_environment_of_compile_goes_over_the_users_and_not_over_the_invariance(spec: Spec) -> None:
+    (variable,) = spec.devices["h200"].invariance.on
+    execution = entry("breakable", VLLM_USE_BREAKABLE_CUDAGRAPH="0", **{variable: "wrong"})
+    users = {"VLLM_USE_BREAKABLE_CUDAGRAPH": "1"}
+    compiled = config(spec, mode="compile", execution=execution, environment=users).env
+    assert compiled["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "0"
+    assert compiled[variable] == spec.devices["h200"].invariance.on[variable]
+    default = config(spec, mode="default", execution=execution, environment=users).env
+    assert default["VLLM_USE_BREAKABLE_CUDAGRAPH"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("mode", "execution", "treatment", "control"),
+    [
+        ("eager", None, "eager", "eager"),
+        ("compile", None, "compile", "compile"),
+        ("eager", BREAKABLE, "eager", "eager"),
+        ("compile", BREAKABLE, "compile", "compile"),
+        # Without the invariance mode, default may be another mode: only the treatment is checked.
+        ("default", entry("compile"), "compile", None),
+        ("default", entry("eager"), "eager", None),
+        ("default", BREAKABLE, None, None),
+        ("default", entry(None, A="1"), None, None),
+        ("default", None, None, None),
+    ],
+)
+def test_expected_mode_of_each_arm(
+    spec: Spec, mode: str, execution: ExecutionSpec | None, treatment: str | None, control: str | None
+) -> None:
+    arms = [config(spec, arm, mode=mode, execution=execution) for arm in ("treatment", "control")]
+    assert [arm.execution for arm in arms] == [treatment, control]
+    assert [arm.for_worker()["execution"] for arm in arms] == [treatment, control]
+    assert {arm.llm["enforce_eager"] for arm in arms} == {mode == "eager"}
 
 
 def own(**changes: Any) -> CheckSpec:
@@ -67,7 +126,7 @@ def own(**changes: Any) -> CheckSpec:
     return CheckSpec(**{"id": "x", "test": "test_x.py::test_x", "summary": "X.", **changes})
 
 
-@pytest.mark.parametrize("mode", ["eager", "compile"])
+@pytest.mark.parametrize("mode", ["default", "compile", "eager"])
 @pytest.mark.parametrize("device", ["cpu", "l4", "a100", "h100", "h200", "b200"])
 @pytest.mark.parametrize("environment", [{}, {"VLLM_BATCH_INVARIANT": "1", "BI_HARNESS_CPU_INVARIANCE": "1"}])
 def test_the_arms_differ_in_the_invariance_and_their_caches_alone(
@@ -99,13 +158,13 @@ def test_the_arms_share_inductors_cache_in_eager_mode_alone(
     code for another number of threads."""
     found = {
         (mode, arm): config(spec, arm, mode=mode, **kind).env["TORCHINDUCTOR_CACHE_DIR"]
-        for mode in ("eager", "compile")
+        for mode in ("default", "compile", "eager")
         for arm in ("treatment", "control")
     }
     assert found["eager", "treatment"] == found["eager", "control"]
     assert len(set(found.values())) == 3
     assert found["eager", "control"].startswith("/shared/")
-    assert all(folder.startswith(compiled) for (mode, _), folder in found.items() if mode == "compile")
+    assert all(folder.startswith(compiled) for (mode, _), folder in found.items() if mode != "eager")
 
 
 def test_vllms_caches_are_of_a_unit_and_an_arm_and_tritons_of_all(spec: Spec) -> None:

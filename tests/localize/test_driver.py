@@ -222,7 +222,7 @@ def test_a_compiled_failure_that_is_not_eager_is_bisected() -> None:
     assert (told.outcome, told.module, told.eager) == ("compiled", "", False)
     assert [o.name for o in told.options] == [v.name for v in VARIANTS]
     assert [o.name for o in told.options if o.differs is False] == ["Dynamo without Inductor"]
-    assert "go away on a compiled engine: Dynamo without Inductor" in told.reason
+    assert "it goes away with another option: Dynamo without Inductor" in told.reason
     assert told.smallest.neighbours == 2
     assert told.cost.starts == 1 + len(VARIANTS)
 
@@ -230,7 +230,7 @@ def test_a_compiled_failure_that_is_not_eager_is_bisected() -> None:
 def test_an_eager_engine_stands_for_a_compiled_one_that_differs_in_the_same_pairs() -> None:
     told = localized(Engine(), COMPILED, compiled=lambda config: Engine())
     assert (told.outcome, told.module, told.eager) == ("module", "layers.0.proj", True)
-    assert "stands for the compiled one" in told.reason
+    assert "stands for the one that failed" in told.reason
     assert (told.smallest.neighbours, told.planned.neighbours, told.cost.starts) == (2, 7, 2)
     assert told.outputs
     assert not told.options
@@ -294,7 +294,7 @@ def test_what_only_the_first_requests_do_is_told_of_them() -> None:
 def test_what_does_not_differ_compiled_needs_no_eager_engine() -> None:
     told = localized(Engine(), COMPILED, compiled=lambda config: Engine(least=99))
     assert (told.outcome, told.eager, told.options, told.cost.starts) == ("not_reproduced", None, (), 1)
-    assert "compiled" in told.reason
+    assert "another engine, with torch.compile or CUDA graphs, do not differ" in told.reason
 
 
 def test_an_option_that_does_not_start_is_told() -> None:
@@ -331,6 +331,66 @@ def test_graphs_are_tried_where_there_are_some() -> None:
     # A CPU's engine has no passes of vLLM's own.
     traced = {"cudagraph_mode": "NONE", "compilation_mode": "DYNAMO_TRACE_ONCE"}
     assert worth_trying(traced) == VARIANTS[2:4]
+
+
+@pytest.mark.parametrize("graphs", ["FULL", "PIECEWISE", "full_and_piecewise"])
+def test_engine_without_torch_compile_has_only_its_cuda_graphs_to_lose(graphs: str) -> None:
+    ops = {"rms_norm": ["native"]}
+    effective = {"compilation_mode": "NONE", "cudagraph_mode": graphs, "ir_op_priority": ops}
+    assert worth_trying(effective) == (VARIANTS[1],)
+
+
+@pytest.mark.parametrize("effective", [{"cudagraph_mode": "NONE"}, {"cudagraph_mode": ""}, {}])
+def test_engine_with_neither_has_nothing_to_lose(effective: dict[str, Any]) -> None:
+    assert worth_trying({"compilation_mode": "NONE", **effective}) == ()
+
+
+def breakable(graphs: str = "FULL_AND_PIECEWISE") -> dict[str, Any]:
+    """What an engine reports that has breakable CUDA graphs and no torch.compile."""
+    return {"compilation_mode": "NONE", "cudagraph_mode": graphs, "breakable_cudagraphs": True}
+
+
+@pytest.mark.parametrize("goes_away", [True, False])
+def test_failure_with_cuda_graphs_alone_is_tried_without_them(goes_away: bool) -> None:
+    def with_graphs(config: EngineConfig) -> Engine:
+        off = config.llm.get("compilation_config", {}).get("cudagraph_mode") == "NONE"
+        return Engine(least=99 if off and goes_away else 3)
+
+    starts = Starts(Engine(least=99), with_graphs)
+    starts.effective = breakable()
+    told = localize(COMPILED, starts, budget_s=60, timeout_s=10)
+    assert told.outcome == "compiled"
+    assert told.where.endswith("differs with torch.compile or CUDA graphs does not differ on an eager engine")
+    assert [(o.name, o.differs) for o in told.options] == [
+        ("as it failed", True),
+        ("without CUDA graphs", not goes_away),
+    ]
+    without = "it goes away with another option: without CUDA graphs"
+    assert told.reason.endswith(without if goes_away else "it differs with every option that was tried")
+
+
+def test_failure_without_anything_to_lose_says_so() -> None:
+    starts = Starts(Engine(least=99), lambda config: Engine())
+    starts.effective = breakable("NONE")
+    told = localize(COMPILED, starts, budget_s=60, timeout_s=10)
+    assert (told.outcome, len(told.options)) == ("compiled", 1)
+    assert told.reason.endswith("which option it depends on was not found")
+
+
+def test_no_sentence_claims_that_an_engine_with_cuda_graphs_alone_is_compiled() -> None:
+    outcomes = [
+        (Engine(), Engine()),
+        (Engine(least=2), Engine()),
+        (Engine(), Engine(sampled=True)),
+        (Engine(sampled=True), Engine()),
+        (Engine(least=99), Engine()),
+        (Engine(), Engine(least=99)),
+    ]
+    for plain, with_graphs in outcomes:
+        starts = Starts(plain, lambda config, engine=with_graphs: engine)
+        starts.effective = breakable()
+        told = localize(COMPILED, starts, budget_s=60, timeout_s=10)
+        assert "compiled" not in f"{told.where} {told.reason}"
 
 
 def test_a_variant_adds_to_the_compilation_config_that_is_there() -> None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bi_harness.errors import UsageError
-from bi_harness.matrix.cells import Plan
-from bi_harness.matrix.execution import SAME_AS_DEFAULT
+from bi_harness.matrix.cells import Plan, PlannedCell
+from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.rules import Point, RuleBook, device_meets, holds_for, point_meets, version
 from bi_harness.matrix.select import absent, select
@@ -51,6 +51,129 @@ def test_rules_depend_on_the_release(spec: Spec) -> None:
     assert len(skipped) == 4
     assert {(p.rule, p.reason, p.source) for p in skipped} == {("eager-only", "Eager only.", "PR 1")}
     assert not ids(plan(spec, models=["big"]), "skip")
+
+
+MODES_OF_DEFAULT = """\
+execution:
+  new:
+    vllm: ">=0.31"
+    when: {kind: cuda}
+    default: breakable
+    compile_env: {Y: "0"}
+    source: vLLM 0.31.0
+  old:
+    when: {kind: cuda}
+    default: compile
+    source: vLLM 0.30.0
+"""
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Files:
+    """The small spec with three modes: on the GPU default is compile before 0.31, and on the CPU unknown."""
+    files = Files(tmp_path)
+    files.hardware = (
+        files.hardware.replace("[eager, compile]", "[default, compile, eager]") + MODES_OF_DEFAULT
+    )
+    return files
+
+
+def one_place(spec: Spec, vllm: str = "0.30.0", **options: Any) -> dict[str, PlannedCell]:
+    """The cells of one model, backend and size, by mode."""
+    found = plan(spec, models=["big"], backends=["FLASH_ATTN"], vllm_version=vllm, **options)
+    return {p.cell.mode: p for p in found.cells if p.cell.tp == 1}
+
+
+def test_default_comes_first_and_the_mode_that_it_is_the_same_as_is_left_to_it(three: Files) -> None:
+    modes = one_place(three.load())
+    assert list(modes) == ["default", "compile", "eager"]
+    assert [planned.status for planned in modes.values()] == ["run", "skip", "run"]
+    left = modes["compile"]
+    assert (left.rule, left.source) == (SAME_AS_DEFAULT, "vLLM 0.30.0")
+    assert left.reason == "default is compile here (vLLM 0.30.0): the default cell has its results."
+    assert [planned.same_as for planned in modes.values()] == ["compile", None, None]
+
+
+def test_skipped_twin_has_no_unit(three: Files) -> None:
+    found = plan(three.load(), models=["big"], vllm_version="0.30.0")
+    assert {unit.cells[0].mode for unit in found.units} == {"default", "eager"}
+
+
+def test_all_three_run_where_default_is_none_of_the_others_or_not_known(three: Files) -> None:
+    assert {p.status for p in one_place(three.load(), "0.33.0").values()} == {"run"}
+    on_cpu = plan(three.load(), "cpu").cells
+    assert [(p.cell.mode, p.status, p.same_as) for p in on_cpu] == [
+        ("default", "run", None),
+        ("compile", "run", None),
+        ("eager", "run", None),
+    ]
+
+
+def test_mode_that_is_asked_for_alone_runs_whatever_default_is(three: Files) -> None:
+    spec = three.load()
+    for mode in ("default", "compile", "eager"):
+        (found,) = one_place(spec, modes=[mode]).values()
+        assert (found.cell.mode, found.status) == (mode, "run")
+    both = one_place(spec, modes=["compile", "default"])
+    assert [(mode, planned.status) for mode, planned in both.items()] == [
+        ("default", "run"),
+        ("compile", "skip"),
+    ]
+
+
+def test_rule_on_a_mode_applies_to_a_default_that_is_that_mode(three: Files) -> None:
+    # The small spec's rule: eager only before 0.22, `mode: compile`.
+    modes = one_place(three.load(), "0.21.0")
+    assert [(mode, p.rule) for mode, p in modes.items()] == [
+        ("default", "eager-only"),
+        ("compile", "eager-only"),
+        ("eager", None),
+    ]
+    # Where default is not that mode, the rule is about compile alone.
+    three.hardware = three.hardware.replace("    default: compile\n", "    default: eager\n")
+    modes = one_place(three.load(), "0.21.0")
+    assert [(mode, p.rule) for mode, p in modes.items()] == [
+        ("default", None),
+        ("compile", "eager-only"),
+        ("eager", SAME_AS_DEFAULT),
+    ]
+
+
+def test_mode_runs_itself_where_a_rule_excludes_default_alone(three: Files) -> None:
+    three.hardware = three.hardware.replace("mode: compile}", "mode: [default]}")
+    modes = one_place(three.load(), "0.21.0")
+    assert [(mode, p.rule) for mode, p in modes.items()] == [
+        ("default", "eager-only"),
+        ("compile", None),
+        ("eager", None),
+    ]
+
+
+def test_suite_without_mode_default_has_no_default_cell_and_leaves_nothing_to_it(three: Files) -> None:
+    three.suite = three.suite.replace("engine: shared\n", "engine: shared\nmodes: [compile, eager]\n")
+    modes = one_place(three.load())
+    assert [(mode, p.status) for mode, p in modes.items()] == [("compile", "run"), ("eager", "run")]
+
+
+def test_shipped_start_up_suite_runs_compile_itself() -> None:
+    found = expand(SHIPPED, "cpu", vllm_version="0.32.0", profile="nightly", suites=["compile_startup"])
+    assert {(p.cell.mode, p.status) for p in found.cells if p.rule in (None, SAME_AS_DEFAULT)} == {
+        ("compile", "run")
+    }
+
+
+def test_shipped_hopper_plan_runs_default_apart_from_compile_from_0_31_on() -> None:
+    def statuses(vllm: str, model: str) -> dict[str, str | None]:
+        found = expand(
+            SHIPPED, "h200", vllm_version=vllm, profile="nightly", models=[model], suites=["batch_invariance"]
+        )
+        return {p.cell.mode: p.rule for p in found.cells if (p.cell.tp, p.cell.dp) == (1, 1)}
+
+    apart = {"default": None, "compile": None, "eager": None}
+    left = {**apart, "compile": SAME_AS_DEFAULT}
+    assert statuses("0.33.0", "qwen3-1.7b") == apart
+    assert statuses("0.30.0", "qwen3-1.7b") == left
+    assert statuses("0.33.0", "deepseek-small") == left
 
 
 def test_profiles_and_devices_decide_which_models_take_part(spec: Spec) -> None:
@@ -132,13 +255,18 @@ _options = st.fixed_dictionaries(
     {
         "device": st.sampled_from(list(SHIPPED.devices)),
         "vllm_version": st.sampled_from(
-            ["0.11.1", "0.12.0", "0.20.0", "0.21.0", "0.22.0", "0.33.0", "1.0.dev1"]
+            ["0.11.1", "0.12.0", "0.20.0", "0.21.0", "0.22.0", "0.31.0", "0.33.0", "1.0.dev1"]
         ),
         "profile": st.sampled_from(PROFILES),
         "weights": st.sampled_from(["named", "synthetic"]),
         "gpus": st.one_of(st.none(), st.integers(0, 8)),
         "models": st.one_of(st.none(), _subset),
-        "modes": st.one_of(st.none(), st.sampled_from([["eager"], ["compile"]])),
+        "modes": st.one_of(
+            st.none(),
+            st.sampled_from(
+                [["eager"], ["compile"], ["default"], ["default", "compile"], ["compile", "eager"]]
+            ),
+        ),
         "backends": st.one_of(st.none(), st.sampled_from([["FLASH_ATTN"], ["CPU_ATTN", "TRITON_MLA"]])),
     }
 )
@@ -173,6 +301,28 @@ def test_what_holds_for_every_plan(options: dict[str, Any]) -> None:
     assert {planned.cell for planned in running} <= runs | left
 
 
+@settings(max_examples=150, deadline=None)
+@given(_options)
+def test_no_plan_runs_default_and_the_mode_that_it_is_the_same_as(options: dict[str, Any]) -> None:
+    found = expand(SHIPPED, options.pop("device"), **options)
+    by_id = {planned.cell.id: planned for planned in found.cells}
+    for planned in found.cells:
+        if planned.cell.mode == "default":
+            if planned.status == "run" and planned.same_as is not None:
+                same = by_id.get(in_mode(planned, planned.same_as))
+                assert same is None or (same.status, same.rule) == ("skip", SAME_AS_DEFAULT)
+        else:
+            assert planned.same_as is None
+        if planned.rule == SAME_AS_DEFAULT:
+            default = by_id[default_twin(planned.cell.id)]
+            assert (default.status, default.same_as) == ("run", planned.cell.mode)
+
+
+def in_mode(planned: PlannedCell, mode: str) -> str:
+    """The id of the cell in another mode."""
+    return replace(planned.cell, mode=mode).id
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), _options)
 def test_a_decision_does_not_depend_on_the_order_of_models(
@@ -191,14 +341,17 @@ def test_a_decision_does_not_depend_on_the_order_of_models(
     st.sampled_from(["0.12.0", "0.20.0", "0.21.0", "0.33.0"]),
     st.sampled_from(["mha", "mla", "hybrid"]),
     st.sampled_from(["FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "CPU_ATTN"]),
-    st.sampled_from(["eager", "compile"]),
+    st.sampled_from(
+        [("eager", None), ("compile", None), ("default", None), ("default", "compile"), ("default", "eager")]
+    ),
     st.sampled_from(["batch_invariance", "eagle_dp"]),
 )
 def test_remembered_decisions_are_those_of_asking_every_rule(
-    device: str, release: str, attention: Any, backend: str, mode: Any, suite: str
+    device: str, release: str, attention: Any, backend: str, modes: Any, suite: str
 ) -> None:
     place = SHIPPED.devices[device]
-    point = Point("qwen3-8b", attention, backend, 1, 1, mode, suite)
+    mode, same_as = modes
+    point = Point("qwen3-8b", attention, backend, 1, 1, mode, suite, same_as)
     book = RuleBook(SHIPPED.rules, place, version(release))
     plainly = next(
         (
@@ -221,14 +374,14 @@ def test_a_hundred_thousand_cells_expand_within_a_second(spec: Spec) -> None:
         update={"tp": (1, 2, 4, 8), "dp": (1, 2), "devices": None}
     )
     suites = {f"s{i}": SHIPPED.suites["eagle_dp"].model_copy(update={"id": f"s{i}"}) for i in range(10)}
-    models = {f"m{i}": model.model_copy(update={"id": f"m{i}", "suites": tuple(suites)}) for i in range(220)}
+    models = {f"m{i}": model.model_copy(update={"id": f"m{i}", "suites": tuple(suites)}) for i in range(147)}
     large = replace(SHIPPED, models=models, suites=suites)
     best = 9.0
     for _ in range(3):
         start = time.process_time()
         found = expand(large, "h200", vllm_version="0.20.0", profile="nightly", gpus=8)
         best = min(best, time.process_time() - start)
-    assert len(found.cells) == 220 * 3 * 8 * 2 * 10 >= 100_000
+    assert len(found.cells) == 147 * 3 * 8 * 3 * 10 >= 100_000
     assert best < 1.0
 
 

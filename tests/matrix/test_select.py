@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from bi_harness.errors import SpecError, UsageError
 from bi_harness.matrix.cells import Cell
-from bi_harness.matrix.execution import SAME_AS_DEFAULT
+from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
 from bi_harness.matrix.expand import expand
 from bi_harness.matrix.expression import compile_expression
 from bi_harness.matrix.select import checks_of, narrowed, select
@@ -247,6 +248,102 @@ def test_a_selection_is_a_subset(expression: str) -> None:
     assert {p for p in chosen.plan.cells if p.cell.id not in left} <= set(whole.cells)
     assert {p.cell for p in chosen.plan.cells} <= {p.cell for p in whole.cells}
     assert all(chosen.checks.values())
+
+
+@pytest.fixture
+def compiled_default(tmp_path: Path) -> Files:
+    """The small spec with mode default, which is compile everywhere."""
+    files = Files(tmp_path)
+    files.hardware = files.hardware.replace("[eager, compile]", "[default, compile, eager]") + (
+        "execution:\n  all: {when: {}, default: compile, source: here}\n"
+    )
+    return files
+
+
+def chosen(spec: Spec, expression: str | None) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """By mode: whether the cell of the tiny model runs, and its checks."""
+    whole = expand(spec, "cpu", vllm_version="0.32.0", profile="nightly", models=["tiny"])
+    found = select(whole, spec, expression)
+    return {p.cell.mode: (p.status, found.checks[p.cell.id]) for p in found.plan.cells}
+
+
+def test_expression_that_leaves_default_out_makes_its_twin_run(compiled_default: Files) -> None:
+    spec = compiled_default.load()
+    everything = chosen(spec, None)
+    assert {mode: status for mode, (status, _) in everything.items()} == {
+        "default": "run",
+        "compile": "skip",
+        "eager": "run",
+    }
+    assert chosen(spec, "compile") == {"compile": ("run", ("alone",))}
+    assert chosen(spec, "not default and not eager") == {"compile": ("run", ("alone",))}
+    assert chosen(spec, "alone") == everything
+    assert chosen(spec, "default or compile") == {m: everything[m] for m in ("default", "compile")}
+    assert chosen(spec, "default") == {"default": ("run", ("alone",))}
+
+
+def test_twin_that_runs_after_all_has_a_unit_and_no_reason(compiled_default: Files) -> None:
+    spec = compiled_default.load()
+    whole = expand(spec, "cpu", vllm_version="0.32.0", profile="nightly", models=["tiny"])
+    found = select(whole, spec, "compile")
+    (planned,) = found.plan.cells
+    assert (planned.rule, planned.reason, planned.source) == (None, "", "")
+    assert [unit.cells for unit in found.plan.units] == [(planned.cell,)]
+    assert found.running == 1
+
+
+def test_twin_runs_where_default_lacks_one_of_its_checks(compiled_default: Files) -> None:
+    spec = compiled_default.load()
+    whole = expand(spec, "gpu", vllm_version="0.33.0", profile="nightly", models=["big"])
+    found = select(whole, spec, "alone or (compile and spread)")
+    statuses = {
+        (p.cell.mode, p.cell.tp): p.status for p in found.plan.cells if p.cell.backend == "FLASH_ATTN"
+    }
+    # "spread" needs tp above 1.
+    assert statuses == {
+        ("default", 1): "run",
+        ("compile", 1): "skip",
+        ("eager", 1): "run",
+        ("default", 2): "run",
+        ("compile", 2): "run",
+        ("eager", 2): "run",
+    }
+
+
+def test_conditions_of_a_check_on_a_mode_hold_for_a_default_that_is_it(compiled_default: Files) -> None:
+    compiled_default.suite = compiled_default.suite.replace(
+        "timeouts:",
+        '  - {id: needs, test: "test_c.py::test_c", summary: Three., needs: {mode: compile}}\n'
+        '  - {id: unless, test: "test_d.py::test_d", summary: Four., unless: [{mode: [compile]}]}\n'
+        "timeouts:",
+    )
+    spec = compiled_default.load()
+    default, compiled = replace(ON_CPU, mode="default"), replace(ON_CPU, mode="compile")
+
+    def ids(cell: Cell, same_as: Any = None) -> list[str]:
+        return [check.id for check in checks_of(spec, cell, "nightly", same_as=same_as)]
+
+    assert ids(compiled) == ids(default, "compile") == ["alone", "needs"]
+    assert ids(default) == ids(default, "eager") == ids(ON_CPU) == ["alone", "unless"]
+    assert chosen(spec, None)["default"] == ("run", ("alone", "needs"))
+    assert chosen(spec, None)["compile"] == ("skip", ("alone", "needs"))
+
+
+@given(
+    st.sampled_from(["", "compile", "default", "not default", "eager or bs1", "h200", "bs1 and not eager"])
+)
+def test_every_check_of_a_skipped_twin_runs_in_its_default_cell(expression: str) -> None:
+    from tests.matrix.test_expand import SHIPPED
+
+    for device, vllm in (("h200", "0.30.0"), ("h200", "0.33.0"), ("cpu", "0.32.0")):
+        whole = expand(SHIPPED, device, vllm_version=vllm, profile="nightly")
+        found = select(whole, SHIPPED, expression)
+        by_id = {p.cell.id: p for p in found.plan.cells}
+        for planned in found.plan.cells:
+            if planned.rule == SAME_AS_DEFAULT:
+                twin = default_twin(planned.cell.id)
+                assert by_id[twin].status == "run"
+                assert set(found.checks[planned.cell.id]) <= set(found.checks[twin])
 
 
 def test_what_a_running_server_can_be_asked() -> None:

@@ -183,10 +183,12 @@ def test_what_is_not_shown_names_no_module() -> None:
     compiled = told(
         outcome="compiled",
         module="",
-        where="the smallest pair that differs compiled does not differ eager",
+        where="the smallest pair that differs with CUDA graphs does not differ on an eager engine",
         modules=(),
     )
-    assert sentences(compiled)[0] == "compiled: the smallest pair that differs compiled does not differ eager"
+    assert sentences(compiled)[0] == (
+        "compiled: the smallest pair that differs with CUDA graphs does not differ on an eager engine"
+    )
     lost = told(outcome="not_reproduced", module="", eager=None)
     assert sentences(lost)[0] == "not reproduced: the rerun does not differ"
 

@@ -8,6 +8,7 @@ import pytest
 
 from bi_harness.errors import SpecError
 from bi_harness.spec.policy import Policy, load_policy
+from bi_harness.spec.types import MODES
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -50,7 +51,8 @@ def test_a_combination_is_asked_for_once(tmp_path: Path) -> None:
 
 def test_the_example_is_one() -> None:
     policy, digest = load_policy(ROOT / "examples" / "release.yaml")
-    assert len(policy.requirements()) == 16
+    assert len(policy.requirements()) == 24
+    assert {one.mode for one in policy.requirements()} == set(MODES)
     assert digest.startswith("sha256:")
     assert not policy.allow_dirty
 

@@ -199,6 +199,7 @@ class Trend:
     run: tuple[float | None, ...]
     start_eager: tuple[float | None, ...]
     start_compile: tuple[float | None, ...]
+    start_graphs: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -694,7 +695,13 @@ def _trends(
         return line({i: median(found) for i, found in starts.get((device, mode), {}).items()})
 
     return tuple(
-        Trend(device, line(run[device]), medians(device, "eager"), medians(device, "compile"))
+        Trend(
+            device=device,
+            run=line(run[device]),
+            start_eager=medians(device, "eager"),
+            start_compile=medians(device, "compile"),
+            start_graphs=medians(device, "graphs"),
+        )
         for device in sorted(run)
     )
 

@@ -348,7 +348,8 @@ def _charts(fleet: Fleet) -> Iterator[Any]:
             fleet.nights,
             [
                 ("eager, median", "eager", trend.start_eager),
-                ("compile, median", "compile", trend.start_compile),
+                ("CUDA graphs without torch.compile, median", "graphs", trend.start_graphs),
+                ("torch.compile, median", "compile", trend.start_compile),
             ],
         )
         yield from (one for one in (run, start) if one is not None)

@@ -80,7 +80,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Engine starts of one mode and arm: how many, and the median of their seconds."""
+    """Engine starts of one kind and arm: how many, and the median of their seconds.
+
+    Attributes:
+        mode: ``compile`` with torch.compile, ``graphs`` with CUDA graphs alone, ``eager`` with neither.
+    """
 
     mode: str
     arm: str
@@ -311,11 +315,21 @@ def _told(statement: Statement) -> Iterator[Told]:
 def _starts(result: HarnessResult) -> Iterator[Start]:
     seconds: dict[tuple[str, str], list[float]] = {}
     for arm in result.effective:
-        eager = arm.config.get("enforce_eager")
-        if isinstance(eager, bool) and 0 <= arm.start_s < 1e7:
-            seconds.setdefault(("eager" if eager else "compile", arm.arm), []).append(arm.start_s)
+        execution = _execution(arm.config)
+        if execution and 0 <= arm.start_s < 1e7:
+            seconds.setdefault((execution, arm.arm), []).append(arm.start_s)
     for (mode, arm_name), found in sorted(seconds.items()):
         yield Start(mode, arm_name, len(found), round(median(found), 3))
+
+
+def _execution(config: Mapping[str, Any]) -> str:
+    """What an engine built as it started, whatever the cell's mode; empty where it does not say."""
+    eager = config.get("enforce_eager")
+    if not isinstance(eager, bool):
+        return ""
+    if eager:
+        return "eager"
+    return "graphs" if config.get("compilation_mode") == "NONE" else "compile"
 
 
 def _cells(checks: Iterable[CheckResult]) -> Iterator[Cell]:

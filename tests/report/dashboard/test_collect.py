@@ -17,7 +17,7 @@ from bi_harness.cli import dashboard
 from bi_harness.cli import main as cli
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard.collect import collect, dump_stats, load_stats, sources
-from bi_harness.report.dashboard.rows import Row, identity
+from bi_harness.report.dashboard.rows import Row, _starts, identity
 from bi_harness.report.read import read_certificate
 from tests.kept import kept_run
 
@@ -53,6 +53,27 @@ def test_a_kept_run() -> None:
     assert told["where"].startswith("First at prompt")
     assert "-k sampling" in told["command"]
     assert {start.mode for start in one.starts} == {"compile"}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"enforce_eager": True, "compilation_mode": "NONE"}, "eager"),
+        ({"enforce_eager": False, "compilation_mode": "VLLM_COMPILE"}, "compile"),
+        ({"enforce_eager": False, "compilation_mode": "DYNAMO_TRACE_ONCE"}, "compile"),
+        # Mode default with breakable CUDA graphs.
+        ({"enforce_eager": False, "compilation_mode": "NONE", "cudagraph_mode": "FULL"}, "graphs"),
+        # Certificates from before the compilation mode was read back.
+        ({"enforce_eager": False}, "compile"),
+        ({"enforce_eager": "no"}, None),
+        ({}, None),
+    ],
+)
+def test_start_is_counted_by_what_the_engine_ran(config: dict[str, object], kind: str | None) -> None:
+    result = read_certificate(H200 / "certificate.json").predicate.bi_harness
+    arm = result.effective[0].model_copy(update={"config": config, "start_s": 5.0})
+    starts = _starts(result.model_copy(update={"effective": (arm,)}))
+    assert [(start.mode, start.seconds) for start in starts] == ([] if kind is None else [(kind, 5.0)])
 
 
 def test_a_part_of_a_suite() -> None:

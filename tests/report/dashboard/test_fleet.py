@@ -10,6 +10,7 @@ from bi_harness.certificate.series import series_of
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard import fleet as module
 from bi_harness.report.dashboard.fleet import STATES, Fleet, runs, state_of
+from bi_harness.report.dashboard.rows import Start
 from tests.certificate.journals import result
 from tests.certificate.test_series import run
 from tests.report.dashboard.nights import DAY, ONE, OTHER, row, shown
@@ -231,6 +232,13 @@ def test_trends() -> None:
     (one,) = shown(row(2, {ONE: "p"}), row(0, {ONE: "p"}), row(0, {OTHER: "p"}, run_id="b")).trends
     assert one.run == (7200.0, None, 14400.0)
     assert one.start_eager == (20.0, None, 20.0)
+    assert one.start_compile == (60.0, None, 60.0)
+    assert one.start_graphs == (None, None, None)
+
+
+def test_starts_with_cuda_graphs_alone_have_a_trend_of_their_own() -> None:
+    (one,) = shown(row(0, {ONE: "p"}, starts=(Start("graphs", "treatment", 1, 30.0),))).trends
+    assert (one.start_eager, one.start_compile, one.start_graphs) == ((None,), (None,), (30.0,))
 
 
 def test_nothing_at_all() -> None:
