@@ -139,7 +139,8 @@ class Localization(Record):
         outcome: ``module``: the first one whose inputs are equal and whose output differs is named;
             ``elsewhere``: the difference arises outside of modules; ``compiled``: it differs with
             torch.compile or CUDA graphs and not eager; ``unproven``: an eager engine differs too, and that is
-            not shown to be the same; ``not_reproduced``: the rerun did not differ; ``failed``: it could not be tried to its end.
+            not shown to be the same; ``not_reproduced``: the rerun did not differ; ``failed``: it could not
+            be tried to its end.
         module, class_name: the culprit; empty without one.
         where: one sentence.
         reason: why there is no culprit, or what else to know.
