@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from bi_harness.matrix.cells import Cell, Unit
 from bi_harness.report.read import read_certificate
 from bi_harness.spec.load import load_data
 from bi_harness.spec.times import FILE, TimesFile, load_times
+from bi_harness.spec.types import Mode
 from tests.buildkite.plans import ROOT
 from tests.kept import kept_folders, kept_runs
 from tests.report import samples
@@ -42,6 +44,30 @@ def test_a_time_counts_where_it_was_measured_alone() -> None:
     for profile, layers in (("nightly", None), ("smoke", 3)):
         other = expected(UNIT, checks, TIMES, profile=profile, layers=layers)
         assert (other.seconds, other.measured, other.assumed) == (200.0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "measured_in", "seconds"),
+    [
+        ("default", {"compile": {"a": 50.0}}, 50.0),
+        ("default", {"compile": {"a": 50.0}, "default": {"a": 20.0}}, 20.0),
+        ("default", {"default": {"b": 20.0}, "compile": {"a": 50.0}}, 50.0),
+        ("default", {"eager": {"a": 5.0}}, 100.0),
+        ("compile", {"default": {"a": 20.0}}, 100.0),
+        ("eager", {"compile": {"a": 50.0}, "default": {"a": 20.0}}, 100.0),
+    ],
+)
+def test_time_of_compile_counts_for_a_default_cell_that_was_not_measured(
+    mode: Mode, measured_in: dict[Mode, dict[str, float]], seconds: float
+) -> None:
+    cell = replace(CELL, mode=mode)
+    measured = [
+        {"cell": replace(CELL, mode=other).id, "profile": "smoke", "checks": checks, "runs": ["r"]}
+        for other, checks in measured_in.items()
+    ]
+    times = TimesFile.model_validate({"assumed_check_s": 100.0, "measured": measured})
+    found = expected(Unit("u", (cell,), 0), {cell.id: ("a",)}, times, profile="smoke", layers=None)
+    assert found.seconds == seconds
 
 
 UNITS = st.dictionaries(st.text(min_size=1), st.floats(0.1, 10_000), min_size=1, max_size=40)

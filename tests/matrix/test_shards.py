@@ -12,6 +12,7 @@ from bi_harness.matrix.select import Selection, select
 from bi_harness.matrix.shards import MOST, Shard, narrowed_to, parts, shard_asked
 from bi_harness.matrix.weights import unit_weights
 from bi_harness.spec.load import Spec, default_paths, load_spec
+from bi_harness.spec.types import MODES
 
 weights = st.dictionaries(
     st.text("abc/0", min_size=1), st.integers(0, 1000).map(lambda n: n / 8), max_size=40
@@ -94,6 +95,22 @@ def test_what_rules_leave_out_weighs_nothing(shipped: Spec) -> None:
     running = {unit.id for unit in whole.plan.units}
     for unit, weight in unit_weights(whole, shipped).items():
         assert (weight > 0) == (unit in running)
+
+
+def test_default_weighs_as_compile_and_more_than_eager(shipped: Spec) -> None:
+    plan = expand(
+        shipped,
+        "h200",
+        vllm_version="0.33.0",
+        profile="nightly",
+        models=["qwen3-1.7b"],
+        suites=["batch_invariance"],
+        backends=["FLASH_ATTN"],
+    )
+    given = unit_weights(select(plan, shipped), shipped)
+    weights = {mode: given[f"h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/{mode}"] for mode in MODES}
+    assert weights["default"] == weights["compile"]
+    assert weights["compile"] > weights["eager"] > 0
 
 
 @pytest.mark.parametrize(
