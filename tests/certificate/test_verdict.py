@@ -194,11 +194,9 @@ def test_a_control_with_a_planted_difference_is_named() -> None:
     planted = PlantedControl(requests="together", evidence=evidence(3))
     sound = hollow.model_copy(update={"planted_control": planted})
     assert not why_hollow(sound)
-    assert verdict([sound, of("pass", 2)], complete=True) == (
-        "CERTIFIED",
-        "all 2 checks passed, and the control of each diverged with invariance off "
-        "(1 of them by a difference that was planted in it)",
-    )
+    got, why = verdict([sound, of("pass", 2)], complete=True)
+    assert got == "CERTIFIED"
+    assert why.endswith("with invariance off (1 of them by a difference that was planted in it)")
     unseen = planted.model_copy(update={"evidence": evidence(0)})
     assert why_hollow(hollow.model_copy(update={"planted_control": unseen}))
 
