@@ -7,7 +7,10 @@ DEVICE ?= cpu
 PROFILE ?= smoke
 ARGS ?=
 
-.PHONY: help setup certify test test-long release-check trust lint format lock clean
+# The folders of the runs that git tracks. Users' runs lie below reports/, too, and no shipped file is made from those.
+KEPT = $(sort $(dir $(shell git ls-files -- 'reports/*/certificate.json')))
+
+.PHONY: help setup certify test test-long release-check trust lint format lock times releases clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -49,6 +52,13 @@ format: setup ## let ruff rewrite the sources
 
 lock: ## write requirements/*.lock anew (ARGS=--upgrade takes newer versions)
 	scripts/lock.sh $(ARGS)
+
+times: setup ## write times.yaml from the runs that git tracks
+	$(BIN)/bi-harness pipeline $(addprefix --measure ,$(KEPT)) > times.yaml.new
+	mv times.yaml.new times.yaml
+
+releases: setup ## write releases.yaml and docs/releases.md from the runs that git tracks
+	$(BIN)/bi-harness releases $(KEPT) --out releases.yaml --page docs/releases.md
 
 clean: ## remove .venv and caches; reports stay
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

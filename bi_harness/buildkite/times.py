@@ -153,7 +153,8 @@ def measure(statements: Iterable[Statement], assumed_check_s: float) -> TimesFil
 _HEAD = """\
 # How long checks took: `bi-harness pipeline` makes shards and limits of time of it.
 #
-# Written by `bi-harness pipeline --measure REPORTS... > times.yaml` from certificates; do not edit by hand.
+# Written by `make times` (`bi-harness pipeline --measure RUN`) from the certificates of the runs in git; do
+# not edit by hand.
 # assumed_check_s is no measurement: what a check is taken to need that is not listed here for its own cell,
 # profile and number of layers. It is above the longest mean that was measured in any cell.
 """

@@ -323,7 +323,12 @@ def _figure_changes(pairs: Pairs) -> Iterator[FigureChange]:
 
 def _figures(check: CheckResult) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
-    for prefix, evidence in (("", check.evidence), ("control ", check.control)):
+    planted = None if check.planted_control is None else check.planted_control.evidence
+    for prefix, evidence in (
+        ("", check.evidence),
+        ("control ", check.control),
+        ("planted control ", planted),
+    ):
         if evidence is not None:
             found |= {(f"{prefix}{name}", -1): value for name, value in _counts(evidence).items()}
     for prefix, facts in (("fact ", check.facts), ("control fact ", check.control_facts)):

@@ -69,8 +69,10 @@ def verdict(
     waived = waived_note(results)
     if not passed:
         return "INCONCLUSIVE", f"nothing passed: {waived}" if waived else "no check ran"
-    planted = sum(planted_controls(r.control_facts) > 0 or r.planted_control is not None for r in passed)
-    in_part = f" ({planted} of them by a planted difference, at least in part)" if planted else ""
+    planted = sum(planted_controls(r.control_facts) > 0 for r in passed)
+    in_part = f" ({planted} of them in part by a planted difference: see their facts)" if planted else ""
+    if again := sum(r.planted_control is not None for r in passed):
+        in_part += f" ({again} of them by a difference that was planted in it)"
     if waived:
         return "CERTIFIED", (
             f"{len(passed)} of {_ran(results)} checks passed, and the control of each diverged with "

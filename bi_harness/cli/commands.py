@@ -35,6 +35,9 @@ COMMANDS: dict[str, CommandEntry] = {
     "doctor": CommandEntry(
         "bi_harness.cli.doctor", "Tell whether this host can certify, and what is missing."
     ),
+    "releases": CommandEntry(
+        "bi_harness.cli.releases", "List the vLLM releases that bi-harness was tried with, and the results."
+    ),
     "selftest": CommandEntry(
         "bi_harness.cli.selftest", "Tell what the suite catches: planted faults, and no false alarm."
     ),

@@ -15,8 +15,10 @@ from bi_harness.cli.options import AsJson, Device, HardwareFile, ModelsFile, Sui
 from bi_harness.cli.output import clean, write_json
 from bi_harness.device.doctor import Diagnosis, Level, examine
 from bi_harness.exits import OK, ExitCode
+from bi_harness.report.releases import by_release, summary
 from bi_harness.spec.hardware import DeviceSpec
 from bi_harness.spec.load import default_paths, load_spec
+from bi_harness.spec.releases import ReleasesFile, load_releases
 
 _MARKS: dict[Level, str] = {
     "ok": "[green]ok[/]",
@@ -50,7 +52,8 @@ def doctor(
 ) -> None:
     """Tell what this host is and what stops it from certifying.
 
-    Each check is ok, warn or blocks; what is not ok has what to do about it.
+    Each check is ok, warn or blocks; what is not ok has what to do about it. Below them are the vLLM releases
+    that bi-harness was tried with on this device, and the results.
 
     Ends with 0 when nothing blocks, with 4 otherwise. Starts no engine and imports none.
     """
@@ -59,7 +62,7 @@ def doctor(
         paths = default_paths(models_file, hardware_file, suites_dir)
         return load_spec(paths.models, paths.hardware, paths.suites).devices
 
-    diagnosis = examine(device, load_devices, out=out, engine_python=engine_python)
+    diagnosis = examine(device, load_devices, out=out, engine_python=engine_python, load_tried=load_releases)
     if as_json:
         write_json(diagnosis.as_json())
     else:
@@ -83,6 +86,10 @@ def _show(diagnosis: Diagnosis, console: Console) -> None:
         advice = f"\n[dim]→ {text(finding.todo)}[/]" if finding.todo else ""
         table.add_row(_MARKS[finding.level], finding.check, text(finding.found) + advice)
     console.print(table)
+    if diagnosis.tried:
+        console.print(f"vLLM releases tried on {text(diagnosis.tried[0].device)}:")
+        for vllm, _, runs in by_release(ReleasesFile(runs=diagnosis.tried)):
+            console.print(f"  {text(vllm)}  {text(summary(runs))}")
     blocking = [f.check for f in diagnosis.findings if f.level == "blocks"]
     if blocking:
         console.print(f"[bold red]cannot certify[/] {text(diagnosis.requested)}: {', '.join(blocking)}")

@@ -299,12 +299,22 @@ def _note(text: str) -> None:
 
 
 def _measure(reports: Sequence[Path], hardware_file: Path | None) -> None:
-    """``--measure``: certificates → ``times.yaml`` on stdout."""
+    """``--measure``: certificates → ``times.yaml`` on stdout, and the runs that were read on stderr."""
     from bi_harness.buildkite.times import measure, render_times
     from bi_harness.report.read import find_certificates, read_certificate
     from bi_harness.spec.load import default_paths
-    from bi_harness.spec.times import load_times
+    from bi_harness.spec.times import FILE, TimesFile, load_times
 
-    assumed = load_times(default_paths(None, hardware_file, None).hardware).assumed_check_s
-    found = measure((read_certificate(path) for path in find_certificates(reports)), assumed)
-    sys.stdout.write(render_times(found))
+    hardware = default_paths(None, hardware_file, None).hardware
+    current = hardware.with_name(FILE)
+    if current.is_file() and current.stat().st_size == 0:
+        # `> times.yaml` has emptied the file before this program starts.
+        assumed = TimesFile().assumed_check_s
+        _note(f"{current} is empty: assumed_check_s is the default, {assumed:g} s")
+    else:
+        assumed = load_times(hardware).assumed_check_s
+    statements = [read_certificate(path) for path in find_certificates(reports)]
+    # Below reports/ lie kept runs and a user's own: the output must say which of them it is made from.
+    for statement in statements:
+        _note(f"from run {statement.predicate.bi_harness.run_id}")
+    sys.stdout.write(render_times(measure(statements, assumed)))

@@ -165,6 +165,9 @@ def run(
     run: other YAML, suites, flags, another vLLM, bi-harness or host are refused (4), and so is a folder in
     which a run is still going on.
 
+    With a vLLM release newer than any that bi-harness was tried with on the device (`bi-harness releases`),
+    the command prints a warning and runs.
+
     With --executor ray, units run on the nodes of a Ray cluster, each on one node; this process alone writes
     the journal. A unit whose node is lost runs again elsewhere for what has no verdict (docs/ray.md).
 
@@ -234,6 +237,8 @@ def run(
                 from bi_harness.report.write import remove_reports
 
                 remove_reports(earlier.run_dir)  # They are of less than what will be there.
+        if endpoint is None and prepared.options.endpoint is None:
+            warn_if_untried(prepared.vllm, prepared.device)
         if (part := prepared.shard) is not None:
             units = f"{len(prepared.own.plan.units)} of {len(prepared.selection.plan.units)} units"
             typer.echo(f"shard {part.index} of {part.count}: {units}", err=True)
@@ -261,6 +266,29 @@ def run(
         write_proposal(statement, run_dir)
     result = statement.predicate.bi_harness
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
+
+
+def warn_if_untried(vllm: str | None, device: str) -> None:
+    """Warn on stderr where a vLLM release is newer than any that was tried.
+
+    The warning goes to no certificate and changes no verdict.
+
+    Args:
+        vllm: the release that will run; ``None`` for none, which says nothing.
+        device: id in ``hardware.yaml``.
+    """
+    from bi_harness.cli.output import warn
+    from bi_harness.errors import SpecError
+    from bi_harness.spec.releases import load_releases, release_standing
+
+    if vllm is None:
+        return
+    try:
+        warning = release_standing(vllm, device, load_releases().runs).warning
+    except SpecError as error:
+        warning = f"cannot tell whether vLLM {vllm} was tried: {error}"
+    if warning is not None:
+        warn(warning)
 
 
 def _importing_reports(watch: Callable[[Event], None]) -> Callable[[Event], None]:

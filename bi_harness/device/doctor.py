@@ -10,8 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from bi_harness.device.engine_probe import EngineFacts, probe_engine
 from bi_harness.device.facts import HostFacts
 from bi_harness.device.match import DeviceLike, describe_gpus, match_device
 from bi_harness.errors import HarnessError, UsageError
+from bi_harness.spec.releases import ReleasesFile, ReleaseStanding, TriedRun, release_standing
 
 Level = Literal["ok", "warn", "blocks"]
 
@@ -67,6 +69,7 @@ class Diagnosis:
         host: the facts.
         engine: what engine there is; ``None`` where the interpreter did not answer.
         findings: in a fixed order.
+        tried: the runs on record for this device: which vLLM releases bi-harness was tried with.
     """
 
     requested: str
@@ -74,6 +77,7 @@ class Diagnosis:
     host: HostFacts
     engine: EngineFacts | None
     findings: tuple[Finding, ...]
+    tried: tuple[TriedRun, ...] = ()
 
     @property
     def can_certify(self) -> bool:
@@ -89,6 +93,7 @@ class Diagnosis:
             "checks": [asdict(f) for f in self.findings],
             "host": asdict(self.host),
             "engine": asdict(self.engine) if self.engine is not None else None,
+            "releases": [run.model_dump(mode="json") for run in self.tried],
         }
 
 
@@ -99,6 +104,7 @@ def examine(
     out: Path,
     engine_python: str | None = None,
     env: Mapping[str, str] | None = None,
+    load_tried: Callable[[], ReleasesFile] | None = None,
 ) -> Diagnosis:
     """Look at this host and say what stops it from certifying.
 
@@ -109,6 +115,8 @@ def examine(
         out: where reports would go.
         engine_python: the interpreter that has the engine; this one by default.
         env: the environment; the process's own by default.
+        load_tried: reads ``releases.yaml``; its ``HarnessError`` is reported as a finding. Without it there
+            is no finding on the release.
     """
     env = os.environ if env is None else env
     host = detect(env)
@@ -139,6 +147,16 @@ def examine(
     if engine is not None:
         findings += check_engine(engine, kind)
         findings.append(check_compiler(engine, _compiler(env)))
+    tried: tuple[TriedRun, ...] = ()
+    try:
+        if load_tried is not None and device is not None:
+            runs = load_tried().runs
+            tried = tuple(run for run in runs if run.device == device)
+            if engine is not None and engine.vllm_version is not None:
+                findings.append(check_release(release_standing(engine.vllm_version, device, runs)))
+    except HarnessError as error:
+        # It blocks nothing: the file informs, and no check reads it.
+        findings.append(replace(_from_error("release", error), level="warn"))
 
     if kind == "cuda":
         findings.append(check_gpu_memory(host, gpu_users(host.gpus)))
@@ -148,7 +166,7 @@ def examine(
     findings += check_disk({"reports": _free(out), "caches": _free(_cache_root(env))})
     findings.append(check_environment(env))
     findings.append(check_git(out))
-    return Diagnosis(requested, device, host, engine, tuple(findings))
+    return Diagnosis(requested, device, host, engine, tuple(findings), tried)
 
 
 # --- the checks -----------------------------------------------------------------------------------------
@@ -241,6 +259,22 @@ def check_compiler(engine: EngineFacts, compiler: str | None) -> Finding:
         todo = "Debian: apt-get install g++ python3-dev. Without them compile-mode cells end in error"
         return Finding("compiler", "warn", ", ".join(missing), todo)
     return Finding("compiler", "ok", f"{compiler}, Python.h")
+
+
+def check_release(standing: ReleaseStanding) -> Finding:
+    """Whether bi-harness was tried with this vLLM release on this device, and with which result."""
+    if standing.standing == "tried":
+        verdicts = Counter(run.verdict.replace("_", " ") for run in standing.runs)
+        results = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        last = max(run.date for run in standing.runs)
+        runs = "1 run" if len(standing.runs) == 1 else f"{len(standing.runs)} runs"
+        found = f"vLLM {standing.vllm} was tried on {standing.device}: {runs}, the last on {last}: {results}"
+        return Finding("release", "ok", found)
+    todo = "certifying works as usual; `bi-harness releases` lists what was tried"
+    if standing.warning is not None:
+        return Finding("release", "warn", standing.warning, todo)
+    found = f"vLLM {standing.vllm} was not tried on {standing.device} with this version of bi-harness"
+    return Finding("release", "warn", found, todo)
 
 
 def check_gpu_memory(host: HostFacts, users: Sequence[GpuUser]) -> Finding:

@@ -36,8 +36,8 @@ Engine = OfflineEngine | OnlineEngine
 _bursts: list[int] = []
 """How large those were that this process has served."""
 
-_observed: dict[int, str] = {}
-"""The logprobs mode that each engine was switched to."""
+_processed: set[int] = set()
+"""The engines that report processed logprobs at the moment."""
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -326,15 +326,15 @@ def _observe(engine: Engine, *, processed: bool) -> None:
     Raises:
         Refused: data parallel, or this vLLM's sampler does not have the mode.
     """
-    mode = "processed_logprobs" if processed else str(engine.vllm_config.model_config.logprobs_mode)
-    if mode == _observed.get(id(engine), str(engine.vllm_config.model_config.logprobs_mode)):
+    if processed == (id(engine) in _processed):
         return
+    mode = "processed_logprobs" if processed else str(engine.vllm_config.model_config.logprobs_mode)
     if isinstance(engine, OnlineEngine):
         raise Refused("a data parallel engine does not switch its logprobs mode")
     found = engine.collective_rpc("bi_harness_logprobs_mode", mode)
     if any(answer != mode for answer in found):
         raise Refused(f"the logprobs mode was to be {mode}, and the workers have {found}")
-    _observed[id(engine)] = mode
+    (_processed.add if processed else _processed.discard)(id(engine))
 
 
 def _pack(outputs: list[Any], requests: list[Request]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
-from bi_harness.certificate.records import CheckResult, Divergence, Evidence, Status
+from bi_harness.certificate.records import CheckResult, Divergence, Evidence, PlantedControl, Status
 from bi_harness.certificate.statement import Statement
 from bi_harness.report.bits import BitPair, bit_pair, float_text
 from bi_harness.report.cellid import CellParts, parse_cell_id
@@ -71,7 +72,9 @@ def figures(check: CheckResult) -> Figures:
         max_ulp=NOTHING if have is None else count(have.max_ulp),
         upper95=NOTHING if have is None else percent(have.upper95),
         batch=NOTHING if have is None else batch_reached(have),
-        control="did not run" if check.control is None else control_outcome(check.control),
+        control="did not run"
+        if check.control is None
+        else control_outcome(check.control, check.planted_control),
         duration=duration(check.duration_s),
     )
 
@@ -84,9 +87,10 @@ def batch_reached(evidence: Evidence) -> str:
     return f"{count(arm.max_requests)} of {count(arm.batch_size)}"
 
 
-def control_outcome(control: Evidence) -> str:
-    """How far the control diverged: ``31 of 32``."""
-    return f"{count(control.differing_prompts)} of {count(control.prompts)}"
+def control_outcome(control: Evidence, planted: PlantedControl | None = None) -> str:
+    """How far the control diverged: ``31 of 32``, or ``0 of 22, planted 22 of 22``."""
+    own = f"{count(control.differing_prompts)} of {count(control.prompts)}"
+    return own if planted is None else f"{own}, planted {control_outcome(planted.evidence)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ def finding(statement: Statement, check: CheckResult, index: int) -> Finding:
             for text in ("" if evidence is None else figures_sentence(evidence), facts_sentence(check))
             if text
         ),
-        control="" if control is None else control_sentence(control),
+        control="" if control is None else control_sentence(control, check.planted_control),
         waiver="" if check.waiver is None else waiver_sentence(check.waiver),
         divergence=None if first is None else divergence_view(first, arm),
         log=log,
@@ -197,12 +201,28 @@ def facts_sentence(check: CheckResult) -> str:
     )
 
 
-def control_sentence(control: Evidence) -> str:
+PLANTED_WORDS: Final[dict[str, str]] = {
+    "together": "that share a step with another request",
+    "preempted": "that were preempted",
+    "cached": "that read the prefix cache",
+    "split": "whose prefill is split",
+    "scored": "that are scored",
+    "drafted": "that have drafted tokens",
+}
+"""The requests that a planted difference is in, see ``workload.requests.Planted``."""
+
+
+def control_sentence(control: Evidence, planted: PlantedControl | None = None) -> str:
     """What the workload did with invariance off, and what that means for the check's power."""
-    power = "so the workload can tell" if control.differing_prompts else "so a pass would prove nothing"
+    prompts = plural(control.prompts, "prompt")
+    own = f"With invariance off, {count(control.differing_prompts)} of {prompts} differ"
+    if planted is None:
+        power = "so the workload can tell" if control.differing_prompts else "so a pass would prove nothing"
+        return f"{own}, {power}."
+    seen = planted.evidence
     return (
-        f"With invariance off, {count(control.differing_prompts)} of {plural(control.prompts, 'prompt')} "
-        f"differ, {power}."
+        f"{own}. With the lowest bit of each logprob flipped in requests {PLANTED_WORDS[planted.requests]}, "
+        f"the comparison sees {count(seen.differing_prompts)} of {plural(seen.prompts, 'prompt')} differ."
     )
 
 

@@ -109,7 +109,7 @@ def details(statement: Statement, check: CheckResult) -> str:
             lines.append(where_sentence(check.evidence.first_divergence))
     lines.append(facts_sentence(check))
     if check.control is not None:
-        lines.append(control_sentence(check.control))
+        lines.append(control_sentence(check.control, check.planted_control))
     if check.log:
         lines.append(f"Log: {check.log}")
     lines.append(f"Run it again: {reproduce_command(statement, check)}")
@@ -128,7 +128,12 @@ def _properties(check: CheckResult) -> list[tuple[str, str]]:
             for name in ("reason", "link", "owner", "expires")
         ]
     found += [(f"fact.{xml_text(fact.name, 200)}", xml_text(fact.found, 500)) for fact in check.facts]
-    for prefix, evidence in (("", check.evidence), ("control.", check.control)):
+    planted = None if check.planted_control is None else check.planted_control.evidence
+    for prefix, evidence in (
+        ("", check.evidence),
+        ("control.", check.control),
+        ("planted_control.", planted),
+    ):
         if evidence is not None:
             found += [(f"{prefix}{name}", value) for name, value in _evidence(evidence)]
     return found

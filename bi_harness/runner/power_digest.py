@@ -23,7 +23,14 @@ ALWAYS: Final = ("workload", "compare", "certificate/facts.py", "runner/suite_se
 """What decides in every suite, as paths below the package: what is sent, how it is compared, what a check
 concludes."""
 
-_LIBRARY: Final = ("engine/arms.py", "engine/sampling.py", "engine/offline.py", "engine/online.py")
+_LIBRARY: Final = (
+    "engine/arms.py",
+    "engine/sampling.py",
+    "engine/offline.py",
+    "engine/online.py",
+    "engine/step_limits.py",
+    "engine/worker.py",
+)
 _SERVER: Final = ("engine/arms.py", "engine/api.py", "engine/answers.py")
 _OPERATORS: Final = ("engine/ops", "engine/ops_probe.py", "engine/ops_client.py")
 _KERNELS: Final = ("runner/kernel_facts.py", "engine/kernel_choice.py", "engine/kernel_table.py")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from benchmarks.sharing import compared, verdict
 from bi_harness.certificate.statement import Statement
+from tests.kept import kept_run
 
-ROOT = Path(__file__).resolve().parents[2]
-KEPT = ROOT / "reports" / "cpu" / "20261121T110032Z-796804" / "certificate.json"
+KEPT = kept_run("cpu/20261121T110032Z-796804") / "certificate.json"
 
 
 def kept(**changes: str) -> Statement:

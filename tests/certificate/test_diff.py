@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +15,16 @@ from bi_harness.certificate.diff import Difference, compare_certificates, enviro
 from bi_harness.certificate.records import CheckResult, Fact, Waiver
 from bi_harness.certificate.statement import Statement
 from tests.certificate.journals import CELL, JOURNAL, ended, evidence, ready, result, sound, waiver
+from tests.kept import kept_run, kept_runs
 from tests.report import samples
 from tests.report.strategies import statements
-from tests.reports.test_kept_runs import KEPT, ROOT
 
 OTHER = "sha256:" + "77" * 32
 MIRRORED = {"regression": "fixed", "fixed": "regression", "new": "gone", "gone": "new", "changed": "changed"}
 
 
 def kept(name: str) -> Statement:
-    return Statement.model_validate_json((ROOT / "reports" / name / "certificate.json").read_bytes())
+    return Statement.model_validate_json((kept_run(name) / "certificate.json").read_bytes())
 
 
 def of(*results: CheckResult, waivers: tuple[Waiver, ...] = (), **changes: Any) -> Statement:
@@ -99,10 +98,10 @@ def test_a_swap_mirrors_it(data: st.DataObject) -> None:
     assert Difference.model_validate_json(there.model_dump_json()) == there
 
 
-@pytest.mark.parametrize("run", KEPT)
+@pytest.mark.parametrize("run", kept_runs())
 def test_kept_certificates_of_any_age(run: str) -> None:
     assert compare_certificates(kept(run), kept(run)).empty
-    for other in KEPT:
+    for other in kept_runs():
         there = compare_certificates(kept(run), kept(other))
         assert mirrored(there) == as_bags(compare_certificates(kept(other), kept(run)))
         assert there.empty == (run == other)
@@ -257,8 +256,3 @@ def test_the_version_of_vllm_wherever_it_is() -> None:
     assert vllm_of(samples.certified_cpu()) == "0.32.0"
     assert vllm_of(samples.empty()) == ""
     assert vllm_of(of(result(), provenance={"vllm": "0.1", "digests": {}})) in ("0.1", "0.32.0")
-
-
-def test_there_are_kept_runs() -> None:
-    assert len(KEPT) >= 10
-    assert all(Path(ROOT / "reports" / run).is_dir() for run in KEPT)

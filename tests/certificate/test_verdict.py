@@ -8,7 +8,14 @@ from typing import Any, get_args
 
 import pytest
 
-from bi_harness.certificate.records import CheckResult, Evidence, Fact, Status, Verdict
+from bi_harness.certificate.records import (
+    CheckResult,
+    Evidence,
+    Fact,
+    PlantedControl,
+    Status,
+    Verdict,
+)
 from bi_harness.certificate.verdict import exit_code, totals, verdict, why_hollow
 from bi_harness.exits import ExitCode
 from tests.certificate.journals import DIVERGENCE, batches, evidence, result
@@ -160,7 +167,7 @@ def of_facts(facts: Sequence[Fact], told: Sequence[Fact], **changes: Any) -> Che
 
 def test_facts_can_be_what_a_pass_rests_on() -> None:
     sound = of_facts([KERNEL], [OTHER])
-    assert why_hollow(sound) == ""
+    assert not why_hollow(sound)
     assert verdict([sound], complete=True)[0] == "CERTIFIED"
 
 
@@ -178,3 +185,21 @@ def test_of_bits_and_facts_both_must_hold() -> None:
     assert why_hollow(of_facts([KERNEL], [OTHER], **bits)) == ""
     assert why_hollow(of_facts([KERNEL], [KERNEL], **bits))
     assert why_hollow(of_facts([KERNEL], [OTHER], **{**bits, "control": evidence(0)}))
+
+
+def test_a_control_with_a_planted_difference_is_named() -> None:
+    control = evidence(0)
+    hollow = of("pass", 1).model_copy(update={"control": control})
+    assert "diverged in 0" in why_hollow(hollow)
+    planted = PlantedControl(requests="together", evidence=evidence(3))
+    sound = hollow.model_copy(update={"planted_control": planted})
+    assert not why_hollow(sound)
+    got, why = verdict([sound, of("pass", 2)], complete=True)
+    assert got == "CERTIFIED"
+    assert why.endswith("with invariance off (1 of them by a difference that was planted in it)")
+    unseen = planted.model_copy(update={"evidence": evidence(0)})
+    assert why_hollow(hollow.model_copy(update={"planted_control": unseen}))
+
+
+def test_results_without_a_planted_difference_are_what_they_were() -> None:
+    assert "planted_control" not in of("pass", 1).model_dump(mode="json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from tests.certificate.journals import JOURNAL as DIGEST
 from tests.certificate.journals import end, ended, ready, result, skipped, sound, started
 from tests.certificate.runs import KEY, OTHER, SIGNER, looked_at, notes, said, write_run
 from tests.certificate.test_any_journal import journals
+from tests.kept import kept_run, kept_runs
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = (CERTIFICATE, JOURNAL, *REPORTS)
 
 
@@ -48,28 +47,13 @@ def unsigned(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def kept() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "reports/*/*/certificate.json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [str(Path(line).parent) for line in listed.stdout.split()]
-
-
-def test_there_are_kept_runs() -> None:
-    assert len(kept()) >= 10
-
-
-@pytest.mark.parametrize("place", kept())
-def test_every_kept_run_verifies_without_a_key_and_not_with_one(place: str) -> None:
-    found = looked_at(ROOT / place)
+@pytest.mark.parametrize("name", kept_runs())
+def test_every_kept_run_verifies_without_a_key_and_not_with_one(name: str) -> None:
+    found = looked_at(kept_run(name))
     assert found.genuine, said(found)
     assert found.journal
     assert "nobody signed it" in notes(found)
-    assert not looked_at(ROOT / place, KEY).genuine
+    assert not looked_at(kept_run(name), KEY).genuine
 
 
 def test_a_signed_run_is_genuine(run: Path) -> None:

@@ -14,15 +14,14 @@ import pytest
 
 from bi_harness.cli import main as cli
 from bi_harness.report.dashboard import pages
-from tests.reports.test_kept_runs import KEPT as RUNS
-from tests.reports.test_kept_runs import ROOT
+from tests.kept import kept_folders, kept_run
 
-KEPT = ROOT / "reports"
-CPU = KEPT / "cpu" / "20261121T110032Z-796804"
-H200 = KEPT / "h200" / "0.25.1" / "20261121T090556Z-b9ea69"
+CPU = kept_run("cpu/20261121T110032Z-796804")
+H200 = kept_run("h200/0.25.1/20261121T090556Z-b9ea69")
 DAY = ("--as-of", "2026-11-21")
-NEWEST = max(date.fromisoformat(run.rsplit("/", 1)[-1][:8]) for run in RUNS)
-LAST = ("--as-of", NEWEST.isoformat())
+NEWEST = max(date.fromisoformat(folder.name[:8]) for folder in kept_folders())
+# A kept run is never stale here: the kept runs of one device may be much older than those of another.
+LAST = ("--as-of", NEWEST.isoformat(), "--stale-days", "3660")
 LATER = ("--as-of", (NEWEST + timedelta(days=4)).isoformat())
 
 
@@ -46,32 +45,43 @@ def told(capsys: pytest.CaptureFixture[str], *args: object, code: int = 0) -> di
 
 
 def test_the_kept_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    site = tmp_path / "site"
-    found = told(capsys, KEPT, "--out", site, *LAST)
-    assert found["certificates"] == found["verified_now"] == len([*KEPT.rglob("certificate.json")])
+    site, kept = tmp_path / "site", kept_folders()
+    found = told(capsys, *kept, "--out", site, *LAST)
+    assert found["certificates"] == found["verified_now"] == len(kept)
     assert found["not_counted"] == []
-    assert {one["device"]: one["verdict"] for one in found["devices"]} == {
-        "cpu": "STALE",  # a week older
-        "h200": "NOT_CERTIFIED",
-    }
+    verdicts = {one["device"]: one["verdict"] for one in found["devices"]}
+    assert verdicts.keys() == {"cpu", "h200"}
+    assert verdicts["h200"] == "NOT_CERTIFIED"
     assert found["first_bad"] > 0
     first = digests(site)
-    again = told(capsys, KEPT, "--out", site, *LAST)
+    again = told(capsys, *kept, "--out", site, *LAST)
     assert again["verified_now"] == 0
     assert digests(site) == first, "from the history"
-    build(KEPT, "--out", tmp_path / "other", *LAST)
+    build(*kept, "--out", tmp_path / "other", *LAST)
     assert digests(tmp_path / "other") == first, "anew"
-    build(KEPT, "--out", site, *LAST, "--rebuild")
+    build(*kept, "--out", site, *LAST, "--rebuild")
     assert digests(site) == first
     capsys.readouterr()
-    build(KEPT, "--out", site, *LATER)
+    build(*kept, "--out", site, *LATER)
     assert "h200: STALE" in capsys.readouterr().out
     assert digests(site) != first
 
 
+def test_each_device_has_its_verdict_until_it_is_stale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verdicts(day: str) -> dict[str, str]:
+        found = told(capsys, CPU, H200, "--out", tmp_path / "site", "--as-of", day)
+        return {one["device"]: one["verdict"] for one in found["devices"]}
+
+    assert verdicts("2026-11-21") == {"cpu": "CERTIFIED", "h200": "NOT_CERTIFIED"}
+    assert verdicts("2026-11-25") == {"cpu": "STALE", "h200": "STALE"}
+
+
 def test_the_order_of_what_is_given_changes_nothing(tmp_path: Path) -> None:
-    build(KEPT / "cpu", KEPT / "h200", "--out", tmp_path / "a", *DAY)
-    build(KEPT / "h200", KEPT / "cpu", "--out", tmp_path / "b", *DAY)
+    runs = [*kept_folders("cpu"), *kept_folders("h200")]
+    build(*runs, "--out", tmp_path / "a", *DAY)
+    build(*reversed(runs), "--out", tmp_path / "b", *DAY)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 

@@ -15,11 +15,11 @@ import pytest
 from bi_harness.certificate.statement import Statement
 from bi_harness.cli import main as cli
 from bi_harness.exits import ExitCode
+from tests.kept import ROOT, kept_folders, kept_run
 from tests.report import samples
-from tests.reports.test_kept_runs import ROOT
 
-H200 = ROOT / "reports" / "h200" / "0.25.1"
-EAGER, COMPILED = H200 / "20261121T090241Z-212dcc", H200 / "20261121T090556Z-b9ea69"
+EAGER = kept_run("h200/0.25.1/20261121T090241Z-212dcc")
+COMPILED = kept_run("h200/0.25.1/20261121T090556Z-b9ea69")
 
 
 def write(folder: Path, statement: Statement, name: str = "certificate.json") -> Path:
@@ -61,13 +61,12 @@ def test_each_with_the_next(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_series_of_all_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    kept = ROOT / "reports" / "h200" / "0.25.1"
-    found = as_json(["--series", str(kept), str(EAGER)], 1, capsys)
-    assert len(found["entries"]) == len([*kept.iterdir()]), "one that is given twice counts once"
+    kept = kept_folders("h200/0.25.1")
+    found = as_json(["--series", *map(str, kept), str(EAGER)], 1, capsys)
+    assert len(found["entries"]) == len(kept), "one that is given twice counts once"
     bad = {(t["check"], t["first_bad"]) for t in found["tracks"] if t["first_bad"] is not None}
     assert ("sampling", 1) in bad
-    certified = ROOT / "reports" / "cpu"
-    assert cli.main(["diff", "--series", str(certified)]) == 0
+    assert cli.main(["diff", "--series", *map(str, kept_folders("cpu"))]) == 0
     assert "is bad where last known" in capsys.readouterr().out
 
 

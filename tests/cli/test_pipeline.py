@@ -168,9 +168,26 @@ def test_times_are_measured_from_certificates(capsys: pytest.CaptureFixture[str]
     assert cli.main(["report", str(run)]) == 0
     capsys.readouterr()
     assert cli.main(["pipeline", "--measure", str(tmp_path)]) == 0
-    (tmp_path / "times.yaml").write_text(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    (tmp_path / "times.yaml").write_text(captured.out)
     [cell] = load_data(tmp_path / "times.yaml", TimesFile).measured
     assert cell.checks == {"alone": 12.5}
+    assert captured.err == f"note: from run {cell.runs[0]}\n", "the runs that were read are named"
+
+
+def test_times_are_measured_although_the_shell_has_emptied_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = folder(tmp_path / "cpu" / "run", sound(result(duration_s=12.5)))
+    assert cli.main(["report", str(run)]) == 0
+    capsys.readouterr()
+    (tmp_path / "hardware.yaml").touch()
+    (tmp_path / "times.yaml").touch()
+    args = ["--hardware-file", str(tmp_path / "hardware.yaml"), "--measure", str(run)]
+    assert cli.main(["pipeline", *args]) == 0
+    captured = capsys.readouterr()
+    assert "assumed_check_s: 300.0\n" in captured.out
+    assert "times.yaml is empty: assumed_check_s is the default, 300 s" in captured.err
 
 
 @pytest.fixture

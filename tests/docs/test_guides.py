@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kept import ROOT, kept_folders
+
 GUIDES = sorted(p for p in (ROOT / "docs/guides").glob("*.md") if p.name != "README.md")
 _BLOCK = re.compile(r"^```sh(?P<kind>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _EXIT = re.compile(r"\s#\s*exit (?P<code>\d+)\s*$")
@@ -57,7 +58,7 @@ def project(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "suites", tmp_path / "suites", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    for run in sorted((ROOT / "reports/h200/0.25.1").iterdir())[:2]:
+    for run in kept_folders("h200/0.25.1")[:2]:
         shutil.copytree(run, tmp_path / "reports/h200/0.25.1" / run.name)
     command = tmp_path / "bin/bi-harness"
     command.parent.mkdir()

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bi_harness.engine import protocol, step_limits, worker
+from bi_harness.engine.effective import Refused
 from bi_harness.engine.offline import OfflineEngine
 from bi_harness.engine.protocol import StepSummary
 from bi_harness.engine.step_probe import STEP_LOG_VARIABLE
@@ -428,7 +429,7 @@ def test_aborted_members_are_counted_in_their_burst(answering: Answering) -> Non
 
 def test_limits_hold_while_the_bursts_run_and_end_with_them(answering: Answering) -> None:
     generated(answering, some(1, 1), [[Member(0)], [Member(1)]], {"step_tokens": 61, "kv_growth": None})
-    assert answering.seen == [{"step_tokens": 61, "free_blocks": None}] * 2
+    assert answering.seen == [{"step_tokens": 61, "free_blocks": None, "planted": None}] * 2
     assert not answering.file.exists()
     generated(answering, some(1), [[Member(0)]])
     assert answering.seen[-1] is None
@@ -445,7 +446,7 @@ def test_limits_end_also_when_the_engine_fails(answering: Answering) -> None:
     answering.fails = True
     with pytest.raises(RuntimeError, match="broken"):
         generated(answering, some(1), [[Member(0)]], {"step_tokens": 61})
-    assert answering.seen == [{"step_tokens": 61, "free_blocks": None}]
+    assert answering.seen == [{"step_tokens": 61, "free_blocks": None, "planted": None}]
     assert not answering.file.exists()
 
 
@@ -462,7 +463,7 @@ def blocks(growth: float, burst: list[Request], size: int) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STEP_LOG_VARIABLE, "/nowhere")
         patch.setattr(
-            step_limits, "write", lambda folder, step_tokens, free_blocks: wrote.append(free_blocks)
+            step_limits, "write", lambda folder, step_tokens, free_blocks, planted: wrote.append(free_blocks)
         )
         worker._hold(offline(engine), Limits(kv_growth=growth), burst)
     (found,) = wrote
@@ -499,3 +500,51 @@ def test_a_growth_is_a_share_of_the_blocks_that_decoding_takes() -> None:
 def test_the_largest_request_alone_always_fits() -> None:
     burst = [Request((1,), 1, 0.0, None, 1), Request((1,) * 15, 145, 0.0, None, 1)]
     assert blocks(0.0, burst, 16) == 10
+
+
+def test_a_burst_with_processed_requests_switches_the_sampler_and_back(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def rpc(_: object, name: str, mode: str) -> list[str]:
+        asked.append((name, mode))
+        return [mode]
+
+    monkeypatch.setattr(OfflineEngine, "collective_rpc", rpc)
+    monkeypatch.setattr(worker, "_processed", set())
+    answering.vllm_config.model_config = SimpleNamespace(logprobs_mode="raw_logprobs")
+    requests = [replace(request, processed=True) for request in some(1, 1)]
+    generated(answering, [*requests, *some(1)], [[Member(0)], [Member(1), Member(2)]])
+    modes = [("bi_harness_logprobs_mode", mode) for mode in ("processed_logprobs", "raw_logprobs")]
+    assert asked == modes
+    generated(answering, some(1), [[Member(0)]])
+    assert asked == modes
+
+
+def test_a_sampler_that_does_not_switch_is_refused(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OfflineEngine, "collective_rpc", lambda *given: ["raw_logprobs"])
+    monkeypatch.setattr(worker, "_processed", set())
+    answering.vllm_config.model_config = SimpleNamespace(logprobs_mode="raw_logprobs")
+    requests = [replace(request, processed=True) for request in some(1)]
+    with pytest.raises(Refused, match="the logprobs mode was to be processed_logprobs"):
+        generated(answering, requests, [[Member(0)]])
+
+
+def test_tokens_that_a_mask_took_out_are_left_out_of_processed_logprobs(engine: Engine) -> None:
+    request = replace(some(1)[0], top_k_logprobs=2, processed=True)
+    step = {5: entry(-0.5, 1), 6: entry(float("-inf"), 2), 7: entry(float("-inf"), 3)}
+    output = SimpleNamespace(
+        prompt_token_ids=list(request.prompt),
+        outputs=[SimpleNamespace(index=0, token_ids=[5], logprobs=[step])],
+    )
+    packed = worker._pack([output], [request])
+    ids, logprobs = (protocol.decode_array(packed[name]) for name in ("ids", "logprobs"))
+    assert ids.tolist() == [[[5, 5, -1]]]
+    assert logprobs.tolist() == [[[-0.5, -0.5, 0.0]]]
+
+
+def entry(logprob: float, rank: int) -> SimpleNamespace:
+    return SimpleNamespace(logprob=logprob, rank=rank)

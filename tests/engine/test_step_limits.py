@@ -223,10 +223,11 @@ def test_a_file_that_is_not_whole_is_an_error_and_not_no_limits(tmp_path: Path, 
 
 def test_the_file_is_replaced_whole_in_a_folder_that_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "engine" / "steps"
-    for tokens, free in ((61, None), (None, 30)):
-        write(str(folder), step_tokens=tokens, free_blocks=free)
+    for tokens, free, planted in ((61, None, None), (None, 30, None), (None, None, "together")):
+        write(str(folder), step_tokens=tokens, free_blocks=free, planted=planted)
         assert [p.name for p in folder.iterdir()] == [FILE]
-        assert json.loads((folder / FILE).read_text()) == {"step_tokens": tokens, "free_blocks": free}
+        limits = {"step_tokens": tokens, "free_blocks": free, "planted": planted}
+        assert json.loads((folder / FILE).read_text()) == limits
     for _ in range(2):
         write(str(folder), step_tokens=None, free_blocks=None)
         assert list(folder.iterdir()) == []

@@ -41,7 +41,7 @@ def test_modules_and_data_are_in_it(wheel: zipfile.ZipFile) -> None:
             assert (f"bi_harness/_data/{name}" if name.startswith("suites/") else name) in names
     assert {
         "bi_harness/py.typed",
-        *(f"bi_harness/_data/{name}.yaml" for name in ("models", "hardware", "times")),
+        *(f"bi_harness/_data/{name}.yaml" for name in ("models", "hardware", "times", "releases")),
     } <= names
 
 

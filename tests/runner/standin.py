@@ -111,6 +111,8 @@ from bi_harness.engine.protocol import StepSummary
 class Stub:
     """What an engine gives: the control's bits depend on the batch; with ``sound=False`` all do."""
 
+    plants = False
+
     def __init__(self, arm, sound=True):
         self.config = SimpleNamespace(arm=arm)
         self.off = arm == "control" or not sound

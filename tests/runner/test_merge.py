@@ -43,7 +43,7 @@ from tests.certificate.journals import (
     waiver,
 )
 from tests.certificate.shards import CHECKS, body, plan_of, ready_of, shard_of, split, unit, units_of, whole
-from tests.certificate.test_verify import ROOT, kept
+from tests.kept import kept_run, kept_runs
 
 HOST = {"hostname": "a", "machine": "x86_64", "cpu_model": "X", "gpus": []}
 ASKED = {"options": {"seed": 0, "shard": None, "control": True, "engine_python": "/a"}, "vllm": "0.32.0"}
@@ -522,11 +522,11 @@ def test_a_shard_knows_its_part() -> None:
     assert start.own == start.plan
 
 
-@pytest.mark.parametrize("place", kept())
+@pytest.mark.parametrize("run", kept_runs())
 @pytest.mark.parametrize("count", [2, 3])
-def test_kept_runs_of_real_engines_in_parts(place: str, count: int) -> None:
+def test_kept_runs_of_real_engines_in_parts(run: str, count: int) -> None:
     """Whatever really ran: split by its units and merged, it gives the certificate that is kept of it."""
-    folder = ROOT / place
+    folder = kept_run(run)
     events, digest = read(folder / JOURNAL)
     start = events[0]
     assert isinstance(start, RunStarted)

@@ -24,7 +24,7 @@ from bi_harness.runner.run import RunOptions
 from bi_harness.runner.suite_session import CheckRecorder
 from bi_harness.workload.checkplan import CheckPlan, together
 from bi_harness.workload.prompts import make_requests
-from bi_harness.workload.requests import Member, Request
+from bi_harness.workload.requests import Limits, Member, Request
 from tests.runner.standin import Outcome, Standin
 
 STEPS = 3
@@ -40,6 +40,8 @@ class Stub:
         wrong: added to all it gives.
         score_wrong: added to what it scores.
         error: raised in the call of that number, from 0.
+        plants: whether a difference can be planted in it.
+        planted: what was planted in each call.
     """
 
     def __init__(self, arm: str = "treatment", pid: int = 1, *, off: bool | None = None) -> None:
@@ -48,6 +50,8 @@ class Stub:
         self.off = arm == "control" if off is None else off
         self.asked: list[tuple[tuple[Request, ...], list[int]]] = []
         self.wrong = self.score_wrong = 0.0
+        self.plants = True
+        self.planted: list[str | None] = []
         self.peak: int | None = None
         self.error: tuple[int, EngineError] | None = None
 
@@ -58,9 +62,10 @@ class Stub:
         *,
         timeout_s: float,
         progress: Callable[[int, int], None] = lambda done, of: None,
-        limits: object = None,
+        limits: Limits | None = None,
     ) -> Burst:
         first = not self.asked
+        self.planted.append(limits.planted if limits is not None else None)
         self.asked.append((tuple(requests), [len(burst) for burst in bursts]))
         if self.error is not None and len(self.asked) == self.error[0] + 1:
             raise self.error[1]
@@ -75,6 +80,8 @@ class Stub:
             tokens[row] = made
             logprobs[row] -= tokens[row][:, None]
             logprobs[row] += self.score_wrong if request.score else 0.0
+        if self.planted[-1] is not None and size > 1:
+            logprobs = np.nextafter(logprobs, np.float32(0))
         for number in range(len(bursts)):
             progress(number + 1, len(bursts))
         peak = [len(burst) if self.peak is None else self.peak for burst in bursts]
@@ -375,13 +382,18 @@ def test_an_engine_that_gives_other_bits_than_the_plain_one_is_a_failure() -> No
     assert (result.status, result.evidence and result.evidence.differing_prompts) == ("fail", 4)
 
 
-def test_a_control_that_gives_the_plain_ones_bits_has_no_power() -> None:
+@pytest.mark.parametrize("plants", [True, False])
+def test_a_control_that_gives_the_plain_ones_bits_needs_a_planted_difference(plants: bool) -> None:
     check, pair = make(on_plain=False), Pair()
-    pair.engines["own", "control"].off = False
+    own = pair.engines["own", "control"]
+    own.off, own.plants = False, plants
     for arm in ARMS:
         pair.engines["plain", arm].off = False
     pair.compare(check)
-    assert check.end().status == "inconclusive"
+    result = check.end()
+    assert result.status == ("pass" if plants else "inconclusive")
+    assert (result.planted_control is not None) == plants
+    assert own.planted == ([None, "together"] if plants else [None])
 
 
 def test_what_the_plain_engines_gave_before_is_not_asked_for_again() -> None:
@@ -594,3 +606,70 @@ def test_a_fault_is_in_the_environment_of_the_units_process(
     planted = RunOptions(device="cpu", out=tmp_path, fault="norm-256").environment()
     assert standin.unit(environ=planted).results["one"].status == "pass"
     assert standin.unit().results["one"].status == "error"
+
+
+def test_a_control_that_diverges_by_itself_gets_no_planted_difference(check: Check) -> None:
+    control = Stub("control")
+    check.compare(Stub())
+    check.compare(control)
+    result = check.end()
+    assert (result.status, result.planted_control) == ("pass", None)
+    assert control.planted == [None, None]
+
+
+def test_a_control_that_agrees_runs_its_arms_again_with_a_planted_difference(check: Check) -> None:
+    treatment, control = Stub(), Stub("control", off=False)
+    check.compare(treatment)
+    check.compare(control)
+    result = check.end()
+    assert result.status == "pass"
+    assert (treatment.planted, control.planted) == ([None, None], [None, None, "together"])
+    assert control.sizes == [[1, 1, 1, 1], [2, 2], [2, 2]]  # what ran alone is not run again
+    assert result.control is not None
+    assert result.control.differing_prompts == 0
+    assert result.planted_control is not None
+    assert result.planted_control.requests == "together"
+    assert result.planted_control.evidence.differing_prompts == 4
+
+
+def test_a_planted_difference_that_nobody_sees_leaves_the_check_inconclusive(check: Check) -> None:
+    class Deaf(Stub):
+        def generate(self, *args: Any, limits: Limits | None = None, **kwargs: Any) -> Burst:
+            return super().generate(*args, **kwargs)
+
+    check.compare(Stub())
+    check.compare(Deaf("control", off=False))
+    result = check.end()
+    assert result.status == "inconclusive"
+    assert "a difference planted in it was seen in 0 of 4" in result.reason
+
+
+def test_nothing_is_planted_where_the_check_fails_or_shows_nothing_anyway() -> None:
+    for treatment in (Stub(off=True), Stub()):
+        check = make()
+        if not treatment.off:
+            treatment.peak = 1  # the batch never formed
+        control = Stub("control", off=False)
+        check.compare(treatment)
+        check.compare(control)
+        assert check.end().status == ("fail" if treatment.off else "inconclusive")
+        assert control.planted == [None, None]
+
+
+def test_a_server_that_is_not_ours_gets_no_planted_difference(check: Check) -> None:
+    control = Stub("control", off=False)
+    control.plants = False
+    check.compare(Stub())
+    check.compare(control)
+    result = check.end()
+    assert (result.status, result.planted_control) == ("inconclusive", None)
+    assert "no power" in result.reason
+
+
+def test_an_engine_that_dies_with_a_planted_difference_is_an_error(check: Check) -> None:
+    control = Stub("control", off=False)
+    control.error = (2, EngineDied("it died"))
+    check.compare(Stub())
+    result = check.raises(EngineDied, lambda: check.compare(control))
+    assert (result.status, result.reason) == ("error", "it died")
+    assert check.engines.gone == [control]

@@ -32,7 +32,7 @@ def made(**changes: Any) -> tuple[Request, ...]:
 
 def name(requests: tuple[Request, ...]) -> str:
     # Fields that requests did not have when the value was taken.
-    later = {"n", "score", "cache", "adapter", "min_p", "frequency_penalty"}
+    later = {"n", "score", "cache", "adapter", "min_p", "frequency_penalty", "processed"}
     plain = [{k: v for k, v in r.to_json().items() if k not in later} for r in requests]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find, second_runner
@@ -108,6 +109,9 @@ class _Gumbel(_Sample):
     def __init__(self, setting: Setting) -> None:
         _Filter.__init__(self, setting)
         self._draw, self.where = find("vllm.v1.worker.gpu.sample.gumbel:gumbel_sample")
+        # Required since vLLM 0.33.
+        drafting = "is_drafting" in inspect.signature(self._draw).parameters
+        self._more = {"is_drafting": False} if drafting else {}
 
     def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         import torch
@@ -120,6 +124,7 @@ class _Gumbel(_Sample):
             seeds,
             seeds % POSITIONS,
             apply_temperature=False,
+            **self._more,
         ).view(-1, 1)
         return (tokens.masked_fill((seeds < 0)[:, None], -1),)
 

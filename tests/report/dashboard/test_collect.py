@@ -19,11 +19,11 @@ from bi_harness.errors import UsageError
 from bi_harness.report.dashboard.collect import collect, dump_stats, load_stats, sources
 from bi_harness.report.dashboard.rows import Row, _starts, identity
 from bi_harness.report.read import read_certificate
-from tests.reports.test_kept_runs import ROOT
+from tests.kept import kept_run
 
-CPU = ROOT / "reports" / "cpu" / "20261121T110032Z-796804"
-H200 = ROOT / "reports" / "h200" / "0.25.1" / "20261121T090556Z-b9ea69"
-PART = ROOT / "reports" / "h200" / "0.25.1" / "20261121T090857Z-dcb970"
+CPU = kept_run("cpu/20261121T110032Z-796804")
+H200 = kept_run("h200/0.25.1/20261121T090556Z-b9ea69")
+PART = kept_run("h200/0.25.1/20261121T090857Z-dcb970")
 
 look = partial(dashboard._look, keys=(), signed_only=False)
 
