@@ -70,7 +70,7 @@ def enable() -> None:
     if moe is not None:
         _patched.extend(cpu_moe.patch(moe))
     if nvfp4 is not None:
-        _patched.extend(cpu_nvfp4.patch(nvfp4, ROW_BLOCK))
+        _patched.extend(cpu_nvfp4.patch(nvfp4))
     _custom_ops.cpu_attn_get_scheduler_metadata = _without_kv_split(metadata)
     _patched.append("cpu_attn_get_scheduler_metadata: enable_kv_split=False")
     CPUAttentionMetadataBuilder.build = _token_by_token(build)

@@ -14,6 +14,11 @@ from typing import Any
 
 from bi_harness.invariance.rows import padded
 
+ROW_BLOCK = 512
+"""Rows are padded to a multiple of this. On a CPU with AMX, oneDNN picks its bfloat16 kernel by the number of
+rows up to 512: multiples of 16, 32, 64, 128 and 256 differ (K of 1536 to 4096, torch 2.13.0), and those of
+512 do not."""
+
 
 def find() -> Any | None:
     """The emulation kernel's class; ``None`` where this vLLM has none."""
@@ -38,11 +43,7 @@ def offer() -> None:
         linear.register_linear_kernel(kernel, PlatformEnum.CPU, "nvfp4")
 
 
-def patch(kernel: Any, block: int) -> tuple[str, ...]:
-    """Patch the class, before any model is made. Returns what was patched, in words.
-
-    Args:
-        block: rows are padded to a multiple of it.
-    """
-    kernel.apply_weights = padded(kernel.apply_weights, block)
-    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {block}",)
+def patch(kernel: Any) -> tuple[str, ...]:
+    """Patch the class, before any model is made. Returns what was patched, in words."""
+    kernel.apply_weights = padded(kernel.apply_weights, ROW_BLOCK)
+    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {ROW_BLOCK}",)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.invariance.plain import answer, python
 
-BATCHES = (2, 7, 16, 17, 33, 64)
+BATCHES = (2, 7, 16, 17, 33, 64, 129, 513)
 
 # Patching is for good, so each measurement has a process of its own.
 MEASURE = """
@@ -35,13 +35,15 @@ for k, n in ((2048, 1024), (4096, 512)):
     )
     rows = torch.randn(max(batches), k).bfloat16()
     bias = torch.randn(n).bfloat16()
-    alone = torch.cat([kernel.apply_weights(layer, row[None], bias) for row in rows])
+    # Each call unpacks the weights, so no more rows run alone than the first few.
+    alone = torch.cat([kernel.apply_weights(layer, row[None], bias) for row in rows[:17]])
     assert alone.isfinite().all() and alone.abs().max() > 0
     differing = []
     for size in batches:
         together = kernel.apply_weights(layer, rows[:size], bias)
         assert together.shape == (size, n)
-        if not torch.equal(together.view(torch.int16), alone[:size].view(torch.int16)):
+        first = min(size, len(alone))
+        if not torch.equal(together[:first].view(torch.int16), alone[:first].view(torch.int16)):
             differing.append(size)
     found["differing"][f"K={k}"] = differing
 print("FOUND" + json.dumps(found))
