@@ -182,6 +182,7 @@ def engine_config(
     max_model_len: int,
     check: CheckSpec | None = None,
     execution: ExecutionSpec | None = None,
+    kv_seqs: int | None = None,
 ) -> EngineConfig:
     """What the engine of ``cell``'s unit is started with.
 
@@ -190,6 +191,8 @@ def engine_config(
         max_model_len: the longest prompt and its steps, in tokens.
         check: one whose engine is its own; ``None`` for the engine that checks share.
         execution: what modes are on this release and device; ``None`` where that is not known.
+        kv_seqs: requests of ``max_model_len`` tokens that the KV cache must hold; ``max_num_seqs`` by
+            default.
 
     Raises:
         UsageError: see ``checkpoint_spec``.
@@ -206,7 +209,7 @@ def engine_config(
     if suite.interface == "server":
         max_model_len += CHAT_ROOM
     kv_bytes = kv_cache_bytes(
-        model, layers=layers, tp=cell.tp, max_num_seqs=max_num_seqs, max_model_len=max_model_len
+        model, layers=layers, tp=cell.tp, max_num_seqs=kv_seqs or max_num_seqs, max_model_len=max_model_len
     )
     share = (
         gpu_share(model, device, layers=layers, tp=cell.tp, kv_bytes=kv_bytes)

@@ -6,9 +6,10 @@ Pure data; no torch, no vLLM, no I/O.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from bi_harness.spec.types import Mode
+if TYPE_CHECKING:  # pydantic's import takes a while, and every pytest loads this module
+    from bi_harness.spec.types import Mode
 
 CellStatus = Literal["run", "skip"]
 

@@ -311,6 +311,7 @@ class Engines:
                 cores=len(os.sched_getaffinity(0)),
             ),
             max_num_seqs=max(workload.max_batch for workload in workloads),
+            kv_seqs=max(workload.resident for workload in workloads),
             max_model_len=max(workload.max_tokens for workload in workloads),
             check=check if key.check else None,
             execution=self._execution(cell),

@@ -89,7 +89,7 @@ def need(
         model,
         layers=depth,
         tp=first.tp,
-        max_num_seqs=max(load.max_batch for load in loads),
+        max_num_seqs=max(load.resident for load in loads),
         max_model_len=max(load.max_tokens for load in loads),
     )
     if kv_bytes is None:

@@ -23,6 +23,10 @@ SMALLEST_MAX_BATCH = 64
 neighbours go beyond the batch sizes."""
 
 
+SHORT_TOKENS = 256
+"""Prompt and output of a request that fills a batch up beyond the batch sizes, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What the checks of a suite send, in one profile.
@@ -50,6 +54,14 @@ class Workload:
     def max_batch(self) -> int:
         """Requests that may be up at once; what engines are started for."""
         return max(*self.batch_sizes, self.max_num_seqs)
+
+    @property
+    def resident(self) -> int:
+        """Requests of the longest length that the KV cache must hold at once: as many as the largest batch
+        size, and the room of the shorter ones (``SHORT_TOKENS``) that fill an engine up to
+        ``max_num_seqs``."""
+        longest = max(*self.batch_sizes, SMALLEST_MAX_BATCH)
+        return longest + -(-(self.max_batch - longest) * SHORT_TOKENS // self.max_tokens)
 
     @property
     def max_tokens(self) -> int:

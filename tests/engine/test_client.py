@@ -331,14 +331,14 @@ def commands(client: EngineClient) -> list[dict[str, Any]]:
 
 def test_limits_are_sent_with_the_bursts_that_they_are_for(fakes: Fakes) -> None:
     client = fakes.ready()
-    for limits in (Limits(step_tokens=61), Limits(kv_growth=0.25), Limits(), None):
+    for limits in (Limits(step_tokens=61), Limits(kv_growth=0.25), Limits(planted="split"), None):
         client.generate(requests(), [[0, 1, 2]], timeout_s=30, limits=limits)
     client.generate(requests(), [[0, 1, 2]], timeout_s=30)
     sent = commands(client)
     assert [command.get("limits") for command in sent] == [
-        {"step_tokens": 61, "kv_growth": None},
-        {"step_tokens": None, "kv_growth": 0.25},
-        {"step_tokens": None, "kv_growth": None},
+        {"step_tokens": 61, "kv_growth": None, "planted": None},
+        {"step_tokens": None, "kv_growth": 0.25, "planted": None},
+        {"step_tokens": None, "kv_growth": None, "planted": "split"},
         None,
         None,
     ]

@@ -132,6 +132,7 @@ class Scheduler:
         self.parallel_config = self
         self.data_parallel_rank = rank
     def schedule(self): pass
+    def update_from_output(self, scheduled, output): pass
 """
     made = "import atexit\n" + "\n".join(
         f"atexit.register(lambda: __import__('vllm.v1.core.sched.scheduler', fromlist=['x']).Scheduler({n}))"
@@ -160,13 +161,17 @@ class Scheduler:
         self.vllm_config = Config
     def schedule(self, more=0):
         return Output()
+    def update_from_output(self, scheduled, output):
+        return output
 """
     folder = fake_vllm(tmp_path, v1__core__sched__scheduler=scheduler)
     after = """
 import atexit
 def run():
     from vllm.v1.core.sched.scheduler import Output, Scheduler
-    assert isinstance(Scheduler().schedule(more=1), Output)
+    scheduler = Scheduler()
+    assert isinstance(scheduler.schedule(more=1), Output)
+    assert scheduler.update_from_output(None, 7) == 7
 atexit.register(run)
 """
     done = register(after, path=folder, BI_HARNESS_STEP_LOG=str(tmp_path / "steps"))

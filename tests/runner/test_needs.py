@@ -49,14 +49,14 @@ def needs(spec: Spec, device: str, **chosen: list[str]) -> dict[str, Need]:
 
 def test_a_unit_on_a_gpu_takes_both_engines_memory(spec: Spec) -> None:
     found = needs(spec, "h200", models=["qwen3-1.7b"], suites=["batch_invariance"], backends=["FLASH_ATTN"])
-    one = found["h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/compile"]
+    one = found["h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/default"]
     eager = found["h200/qwen3-1.7b/FLASH_ATTN/tp1-dp1/eager"]
     assert one.gpus == 1
     assert one.gpu_gib is not None
     assert 2 * (3.3 + 8) < one.gpu_gib < 60
     assert one.gpu_gib == eager.gpu_gib
     assert one.weight > eager.weight, "compiling takes longer"
-    pair = found["h200/qwen3-1.7b/FLASH_ATTN/tp2-dp1/compile"]
+    pair = found["h200/qwen3-1.7b/FLASH_ATTN/tp2-dp1/default"]
     assert pair.gpus == 2
     assert pair.gpu_gib is not None
     assert pair.gpu_gib < one.gpu_gib

@@ -63,6 +63,11 @@ def test_a_plan_is_whole_and_fits_its_engine(check: str, model: str, profile: st
         assert all(map(same_but_for_company, (rows[i] for i in arm.subjects), found.subjects))
         # Nothing is shown by a size that cannot be reached, or by more than the engine admits.
         assert 1 <= arm.batch_size <= at_once(arm) <= work.max_batch
+        # What is up at once fits the KV cache that engines are started with, in blocks of 256 tokens.
+        whole = work.resident * -(-work.max_tokens // 256)
+        for burst in arm.bursts:
+            up = (arm.requests[member.request] for member in burst)
+            assert sum(r.n * -(-(len(r.prompt) + r.max_tokens) // 256) for r in up) <= whole
         aborted = {m.request for burst in arm.bursts for m in burst if m.abort is not None}
         assert not aborted & set(arm.subjects)
         for request in arm.requests:

@@ -52,8 +52,22 @@ def test_sizes_rise_and_appear_once(spec: Spec) -> None:
 def test_the_largest_figures_are_over_all_requests(spec: Spec) -> None:
     workload = planned(spec)
     assert workload.max_tokens == 900 + 20 + 1
-    assert workload.max_batch == 64
-    assert planned(spec, prompts=80, batch_sizes=[80]).max_batch == 80
+    assert workload.max_batch == 128
+    assert planned(spec, max_num_seqs=20).max_batch == 33
+    assert planned(spec, prompts=80, batch_sizes=[80], max_num_seqs=64).max_batch == 80
+
+
+def test_without_max_num_seqs_engines_admit_64(spec: Spec) -> None:
+    suite = spec.suites["online"]
+    assert "max_num_seqs" not in suite.profiles["smoke"]
+    found = plan_workload(spec.models["qwen3-tiny"], suite, profile="smoke", seed=1)
+    assert found.max_batch == 64
+
+
+@pytest.mark.parametrize("value", [0, 1, 4097, "8", 2.5, [8], True])
+def test_a_bad_max_num_seqs_is_named_with_file_and_key(spec: Spec, value: object) -> None:
+    with pytest.raises(SpecError, match=r"suite\.yaml: profiles\.smoke: max_num_seqs must be a whole number"):
+        planned(spec, max_num_seqs=value)
 
 
 def test_prompts_and_steps_fit_the_models_length(spec: Spec) -> None:
@@ -80,7 +94,7 @@ def test_bad_batch_sizes_are_named_with_file_and_key(spec: Spec, sizes: object) 
 
 
 def test_a_batch_beyond_the_prompts_is_filled_up_with_neighbours(spec: Spec) -> None:
-    workload = planned(spec, batch_sizes=[33, 80])
+    workload = planned(spec, batch_sizes=[33, 80], max_num_seqs=64)
     whole, filled = workload.bs1_vs_bsN().arms
     assert (len(whole.requests), whole.batch_size) == (33, 33)
     assert (len(filled.requests), filled.batch_size, workload.max_batch) == (80, 80, 80)

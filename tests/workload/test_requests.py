@@ -32,6 +32,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "score": COUNTS,
     "cache": st.none() | st.text(),
     "adapter": COUNTS,
+    "processed": st.booleans(),
 }
 
 PLAIN = Request((1, 2, 3), 4, 0.0, None, 5)
@@ -117,6 +118,7 @@ def test_requests_that_differ_in_any_field_are_two() -> None:
         "score": 1,
         "cache": "",
         "adapter": 1,
+        "processed": True,
     }
     assert set(others) == set(FIELDS)
     changed = {dataclasses.replace(PLAIN, **{name: value}) for name, value in others.items()}

@@ -109,14 +109,13 @@ class _Gumbel(_Sample):
     def __init__(self, setting: Setting) -> None:
         _Filter.__init__(self, setting)
         self._draw, self.where = find("vllm.v1.worker.gpu.sample.gumbel:gumbel_sample")
-        # Required since vLLM 0.33.
-        drafting = "is_drafting" in inspect.signature(self._draw).parameters
-        self._more = {"is_drafting": False} if drafting else {}
 
     def call(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         import torch
 
         logits, k, p, seeds = rows
+        # Required since vLLM 0.33.
+        drafting = "is_drafting" in inspect.signature(self._draw).parameters
         tokens = self._draw(
             self._apply(logits, k, p),
             torch.arange(len(logits), dtype=torch.int32, device=logits.device),
@@ -124,7 +123,7 @@ class _Gumbel(_Sample):
             seeds,
             seeds % POSITIONS,
             apply_temperature=False,
-            **self._more,
+            **({"is_drafting": False} if drafting else {}),
         ).view(-1, 1)
         return (tokens.masked_fill((seeds < 0)[:, None], -1),)
 
