@@ -445,28 +445,27 @@ class CheckRecorder:
                 course = _Course(self, plain(arm), deadline, self.failed, total=len(alone.bursts))
                 references.add(alone, *course.run(alone))
         for arm in arms:
-            course = _Course(self, own(arm), deadline, self.failed, sum(len(a.bursts) for a in plan.arms))
-            ran = [course.run(one) for one in plan.arms]
-            references = self._plain[self._cell.unit_key, self._cell.suite, arm]
-            self._evidence[arm] = gather(
-                references.arm(plan.subjects),
-                [result for result, _ in ran],
-                [len(r.prompt) for r in plan.subjects],
-                needed(plan, [summary for _, summaries in ran for summary in summaries]),
-            )
-            if self._wants_planted(course.engine):
-                again = plan.with_planted()
-                course = _Course(
-                    self, course.engine, deadline, self.failed, sum(len(a.bursts) for a in again.arms)
-                )
-                ran = [course.run(one) for one in again.arms]
-                seen = gather(
-                    references.arm(plan.subjects),
-                    [result for result, _ in ran],
-                    [len(r.prompt) for r in plan.subjects],
-                    needed(plan, [summary for _, summaries in ran for summary in summaries]),
-                )
-                self._planted = PlantedControl(requests=plan.planted, evidence=seen)
+            engine = own(arm)
+            self._evidence[arm] = self._against_plain(engine, plan, deadline)
+            if self._wants_planted(engine):
+                found = self._against_plain(engine, plan.with_planted(), deadline)
+                self._planted = PlantedControl(requests=plan.planted, evidence=found)
+
+    def _against_plain(self, engine: Driven, plan: CheckPlan, deadline: float) -> Evidence:
+        """What the arms give on ``engine``, compared with the subjects alone on the plain engine of its arm.
+
+        Raises:
+            EngineError: see ``EngineClient.generate``.
+        """
+        course = _Course(self, engine, deadline, self.failed, sum(len(arm.bursts) for arm in plan.arms))
+        ran = [course.run(arm) for arm in plan.arms]
+        references = self._plain[self._cell.unit_key, self._cell.suite, engine.config.arm]
+        return gather(
+            references.arm(plan.subjects),
+            [result for result, _ in ran],
+            [len(r.prompt) for r in plan.subjects],
+            needed(plan, [summary for _, summaries in ran for summary in summaries]),
+        )
 
     def observe(self, arm: ArmName, facts: Sequence[Fact]) -> None:
         """Take what engines of that arm said of themselves. The check may compare bits, too, or not.
