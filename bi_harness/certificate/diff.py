@@ -323,11 +323,10 @@ def _figure_changes(pairs: Pairs) -> Iterator[FigureChange]:
 
 def _figures(check: CheckResult) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
-    planted = None if check.planted_control is None else check.planted_control.evidence
     for prefix, evidence in (
         ("", check.evidence),
         ("control ", check.control),
-        ("planted control ", planted),
+        ("planted control ", check.planted_evidence),
     ):
         if evidence is not None:
             found |= {(f"{prefix}{name}", -1): value for name, value in _counts(evidence).items()}

@@ -370,11 +370,13 @@ def _checks_of(wanted: Requirement, result: HarnessResult) -> list[CheckResult]:
     Where a mode was left to ``default``, which is the same mode there, the checks of the ``default`` cell
     stand for it.
     """
+    found = [check for check in result.checks if _is_of(check.cell, wanted, result)]
+    if not any(check.rule == SAME_AS_DEFAULT for check in found):
+        return found  # Of thousands of requirements few meet such a cell.
     named = {(check.cell, check.check): check for check in result.checks}
     return [
         named.get((default_twin(check.cell), check.check), check) if check.rule == SAME_AS_DEFAULT else check
-        for check in result.checks
-        if _is_of(check.cell, wanted, result)
+        for check in found
     ]
 
 

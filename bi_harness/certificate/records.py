@@ -353,6 +353,11 @@ class CheckResult(Record):
     duration_s: float | None = None
     waiver: Waiver | None = None
 
+    @property
+    def planted_evidence(self) -> Evidence | None:
+        """What the comparison saw of a planted difference; ``None`` where none was planted."""
+        return None if self.planted_control is None else self.planted_control.evidence
+
     @model_serializer(mode="wrap")
     def _some_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)

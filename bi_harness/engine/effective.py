@@ -93,7 +93,7 @@ def execution_of(effective: Mapping[str, Any]) -> str:
     return "breakable" if effective.get("breakable_cudagraphs") else "graphs"
 
 
-def execution_label(effective: Mapping[str, Any]) -> str:
+def execution_in_words(effective: Mapping[str, Any]) -> str:
     """What an engine runs in, in vLLM's words."""
     return (
         f"compilation mode {effective['compilation_mode']}, "
@@ -150,6 +150,6 @@ def refuse_other(effective: Mapping[str, Any], config: Mapping[str, Any], plante
     wanted = "eager" if config["llm"]["enforce_eager"] else config["execution"]
     if wanted is not None and wanted != execution_of(effective):
         raise Refused(
-            f"asked for {wanted} mode, and the engine runs {execution_label(effective)}: `execution` of "
+            f"asked for {wanted} mode, and the engine runs {execution_in_words(effective)}: `execution` of "
             "hardware.yaml says what this release needs for it"
         )

@@ -51,7 +51,7 @@ def default_mode(entry: ExecutionSpec | None) -> Mode | None:
 
 
 def left_to_default(entry: ExecutionSpec, vllm: str) -> Exclusion:
-    """Why the mode that ``default`` is does not run beside it."""
+    """Why a mode does not run where ``default`` is the same."""
     reason = f"default is {entry.default} here (vLLM {vllm}): the default cell has its results."
     return Exclusion(SAME_AS_DEFAULT, reason, entry.source)
 

@@ -144,7 +144,7 @@ def _cells(
 def _left_to_default(
     cells: Iterable[PlannedCell], execution: ExecutionSpec | None, vllm: str
 ) -> list[PlannedCell]:
-    """The cells of one model, backend and size, of which those that ``default`` repeats do not run."""
+    """The cells of one model, backend and size; a cell whose mode is the same as ``default`` does not run."""
     found = list(cells)
     running = {
         planned.cell.suite: planned.same_as

@@ -128,11 +128,10 @@ def _properties(check: CheckResult) -> list[tuple[str, str]]:
             for name in ("reason", "link", "owner", "expires")
         ]
     found += [(f"fact.{xml_text(fact.name, 200)}", xml_text(fact.found, 500)) for fact in check.facts]
-    planted = None if check.planted_control is None else check.planted_control.evidence
     for prefix, evidence in (
         ("", check.evidence),
         ("control.", check.control),
-        ("planted_control.", planted),
+        ("planted_control.", check.planted_evidence),
     ):
         if evidence is not None:
             found += [(f"{prefix}{name}", value) for name, value in _evidence(evidence)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bi_harness.engine.effective import (
     Refused,
-    execution_label,
+    execution_in_words,
     execution_of,
     gather_workers,
     refuse_other,
@@ -172,7 +172,7 @@ def test_refusal_shows_what_runs_and_where_to_look() -> None:
         in str(caught.value)
     )
     assert "`execution` of hardware.yaml" in str(caught.value)
-    assert execution_label({"compilation_mode": "NONE"}).endswith("breakable CUDA graphs off")
+    assert execution_in_words({"compilation_mode": "NONE"}).endswith("breakable CUDA graphs off")
 
 
 @given(

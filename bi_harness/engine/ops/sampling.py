@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from bi_harness.engine.ops.base import BOTH, Alike, Kind, Made, Op, Setting, find, second_runner
@@ -114,8 +116,6 @@ class _Gumbel(_Sample):
         import torch
 
         logits, k, p, seeds = rows
-        # Required since vLLM 0.33.
-        drafting = "is_drafting" in inspect.signature(self._draw).parameters
         tokens = self._draw(
             self._apply(logits, k, p),
             torch.arange(len(logits), dtype=torch.int32, device=logits.device),
@@ -123,9 +123,15 @@ class _Gumbel(_Sample):
             seeds,
             seeds % POSITIONS,
             apply_temperature=False,
-            **({"is_drafting": False} if drafting else {}),
+            **_drafting(self._draw),
         ).view(-1, 1)
         return (tokens.masked_fill((seeds < 0)[:, None], -1),)
+
+
+@cache
+def _drafting(draw: Callable[..., Any]) -> dict[str, bool]:
+    """The argument that ``gumbel_sample`` requires since vLLM 0.33; nothing for a release without it."""
+    return {"is_drafting": False} if "is_drafting" in inspect.signature(draw).parameters else {}
 
 
 def _left(logits: Any, k: Any, p: Any) -> tuple[Any, Any]:
