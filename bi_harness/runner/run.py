@@ -591,20 +591,20 @@ class StopSignals:
     """Whether the run was told to stop: call it. ``again``: whether it was told so more than once."""
 
     def __init__(self) -> None:
-        self._came = threading.Event()
-        self._again = threading.Event()
+        # Numbers, no ``threading.Event``: a second signal, while the first is noted, would wait for its lock.
+        self._came = 0
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self._came.is_set()
+        return self._came > 0
 
     def again(self) -> bool:
         """Whether somebody is in a hurry."""
-        return self._again.is_set()
+        return self._came > 1
 
     def note(self, signum: int, frame: FrameType | None) -> None:
         """A signal's handler."""
-        (self._again if self._came.is_set() else self._came).set()
+        self._came += 1
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from bi_harness.runner.schedule import Free, Need, following
+
+_POLL_S = 0.5
 
 Place = tuple[int, ...]
 """GPUs of the host, by number; on a CPU the number of a share of its cores."""
@@ -83,7 +85,11 @@ def side_by_side(
                 start(pool, unit, place)
             if not running:
                 break
-            unit, change = changes.get()
+            try:
+                unit, change = changes.get(timeout=_POLL_S)
+            except Empty:
+                # A signal's handler runs in this thread, and a wait without an end may never let it.
+                continue
             if isinstance(change, Need):
                 running[unit] = (change, running[unit][1])
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -257,6 +258,7 @@ class Standin:
             "BI_HARNESS_CACHE": str(self.root / "cache"),
             "TMPDIR": str(self.root),
             "COLUMNS": "200",
+            "PYTHONFAULTHANDLER": "1",  # See ``ended``.
             # What a failure takes to be traced is tried where it is the point.
             "BI_HARNESS_LOCALIZE": "0",
         }
@@ -276,7 +278,7 @@ class Standin:
     def finish(self, *arguments: str, **environ: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a ``bi-harness`` that ends by itself."""
         process = self.cli(*arguments, **environ)
-        out, err = process.communicate(timeout=120)
+        out, err = ended(process, 120)
         return process.returncode, out, err
 
     def marked(self) -> list[psutil.Process]:
@@ -294,6 +296,20 @@ def marked(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[str, str]:
+    """What a ``bi-harness`` printed, once it has ended.
+
+    Raises:
+        AssertionError: it does not end in time; with what each of its threads was doing.
+    """
+    try:
+        return process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        _, err = process.communicate(timeout=10)
+        raise AssertionError(f"it has not ended after {timeout_s} s: {err}") from None
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> None:

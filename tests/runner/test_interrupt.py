@@ -15,7 +15,7 @@ import pytest
 from bi_harness.errors import UsageError
 from bi_harness.exits import ExitCode
 from bi_harness.runner.run import make_run_dir
-from tests.runner.standin import Standin, certificates, marked, wait_for
+from tests.runner.standin import Standin, certificates, ended, marked, wait_for
 
 HANG = """
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -57,7 +57,7 @@ def test_a_run_that_is_told_to_stop(standin: Standin, number: int) -> None:
     process = in_the_middle(standin, HANG)
     sent = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert time.monotonic() - sent < 20
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert standin.marked() == []
@@ -89,7 +89,7 @@ def test_a_difference_outweighs_the_interruption(standin: Standin) -> None:
         "a fail",
     )
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    ended(process)
     assert process.returncode == ExitCode.NOT_CERTIFIED
     assert certificate(standin)["bi_harness"]["verdict"] == "NOT_CERTIFIED"
 
@@ -100,7 +100,7 @@ def test_a_second_ctrl_c_changes_nothing(standin: Standin) -> None:
         if process.poll() is None and not certificates(standin.root / "out"):
             process.send_signal(signal.SIGINT)
         time.sleep(0.02)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert certificate(standin)["bi_harness"]["interrupted"] is True
 
@@ -108,7 +108,7 @@ def test_a_second_ctrl_c_changes_nothing(standin: Standin) -> None:
 def test_nothing_outlives_a_runner_that_is_killed(standin: Standin) -> None:
     process = in_the_middle(standin, ENGINE)
     process.kill()
-    process.communicate(timeout=60)
+    ended(process)
     wait_for(lambda: not standin.marked(), 5, f"all processes gone: {standin.marked()}")
     (run,) = standin.root.glob("out/cpu/*")
     code, out, _ = standin.finish("report", str(run), "--json")

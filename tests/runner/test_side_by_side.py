@@ -16,7 +16,7 @@ from bi_harness.certificate.essence import essence
 from bi_harness.exits import ExitCode
 from bi_harness.runner.schedule import Free, Need
 from bi_harness.runner.side_by_side import Place, Turn, side_by_side
-from tests.runner.standin import Standin, wait_for
+from tests.runner.standin import Standin, ended, wait_for
 from tests.survival.runs import GOOD, folder, statement
 
 GPU = Free.of([100.0, 100.0], 16)
@@ -110,6 +110,30 @@ def test_a_stop_leaves_out_those_that_wait() -> None:
     assert len(began) == 2
 
 
+def test_a_signal_that_another_thread_takes_is_heard_while_units_run() -> None:
+    """The kernel may hand it to any thread; its handler runs in the main one, which waits for the units."""
+    came: list[int] = []
+    heard: list[bool] = []
+    once = threading.Event()
+
+    def run(unit: str, place: Place, stopped: Callable[[], bool]) -> None:
+        if not once.is_set():
+            once.set()
+            time.sleep(0.2)
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        deadline = time.monotonic() + 20
+        while not stopped() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        heard.append(stopped())
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        side_by_side(UNITS, GPU, 2, run, lambda: bool(came))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [True, True]
+
+
 def test_runs_of_two_units_at_once_give_the_same_certificate(standin: Standin) -> None:
     """Each keeps to its own cores; what they tell stands in the plan's order."""
     if len(os.sched_getaffinity(0)) < 2:
@@ -154,7 +178,7 @@ def test_an_interrupt_ends_all_units_that_run(standin: Standin) -> None:
 
     wait_for(both, 60, "both units have begun")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == ExitCode.INTERRUPTED, err
     assert not standin.marked()
 

@@ -15,7 +15,7 @@ from bi_harness.exits import ExitCode
 from bi_harness.report.write import write_reports
 from bi_harness.runner.run import StopSignals, stop_signals
 from tests.certificate.journals import JOURNAL, sound
-from tests.runner.standin import Standin, wait_for
+from tests.runner.standin import Standin, ended, wait_for
 from tests.survival.runs import GOOD, folder, resume, started, statement
 
 # What an engine is, and one that hears no signal.
@@ -98,7 +98,7 @@ def test_a_runner_that_stood_still_goes_on(standin: Standin) -> None:
     process.send_signal(signal.SIGSTOP)
     time.sleep(3)
     process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == ExitCode.CERTIFIED, err
 
 
