@@ -14,6 +14,7 @@ from typing import Any
 
 from bi_harness.invariance.rows import padded, row_block
 
+
 def find() -> Any | None:
     """The emulation kernel's class; ``None`` where this vLLM has none."""
     try:

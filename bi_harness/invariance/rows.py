@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-
 PLAIN_BLOCK = 16
 AMX_BLOCK = 512
 
