@@ -44,9 +44,16 @@ print(sorted(m for m in sys.modules if m.split(".")[0] in ("vllm", "torch")), cp
     )
 
 
-def fake_vllm(folder: Path, **files: str) -> Path:
-    """A package ``vllm`` of empty modules, but for ``files`` (``a__b`` is ``vllm/a/b.py``); and a torch."""
-    (folder / "torch.py").write_text("def set_num_threads(n): pass\ndef get_num_threads(): return 2\n")
+def fake_vllm(folder: Path, *, amx: bool = False, **files: str) -> Path:
+    """A package ``vllm`` of empty modules, but for ``files`` (``a__b`` is ``vllm/a/b.py``); and a torch.
+
+    Args:
+        amx: whether that torch reports a CPU with AMX.
+    """
+    (folder / "torch.py").write_text(
+        "def set_num_threads(n): pass\ndef get_num_threads(): return 2\n"
+        f"class cpu:\n    _is_amx_tile_supported = staticmethod(lambda: {amx})\n"
+    )
     usual = {
         "_custom_ops": "def cpu_attn_get_scheduler_metadata(**k): return k\n",
         "v1__attention__backends__cpu_attn": (
@@ -85,6 +92,12 @@ def test_when_asked_it_says_what_it_patched_once(tmp_path: Path) -> None:
         "CPUAttentionMetadataBuilder.build",
     ):
         assert done.stdout.count(name) == 1
+
+
+@pytest.mark.parametrize(("amx", "block"), [(False, 16), (True, 512)])
+def test_rows_are_padded_further_on_a_cpu_with_amx(tmp_path: Path, amx: bool, block: int) -> None:
+    done = register(path=fake_vllm(tmp_path, amx=amx), BI_HARNESS_CPU_INVARIANCE="1")
+    assert done.stdout.count(f"rows padded to a multiple of {block}'") == 2, done.stderr
 
 
 @pytest.mark.parametrize(
