@@ -27,7 +27,7 @@ certify: setup ## certify this host's CPU; reports go to reports/
 
 # Engines take every core, so their tests run one after the other.
 test: setup lint ## lint, types, then the tests, real engines included
-	$(BIN)/python -m pytest tests -m "not (engine or alone or ray or long)" -n 2 $(ARGS)
+	$(BIN)/python -m pytest tests -m "not (engine or alone or ray or long)" -n 2 --dist loadgroup $(ARGS)
 	$(BIN)/python -m pytest tests -m "alone or ((engine or ray) and not long)" $(ARGS)
 
 test-long: setup ## the slow tests, most of them with more engines: before a release

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import subprocess
 import textwrap
 import time
 import uuid
@@ -76,7 +76,8 @@ def hanging(harness: Harness) -> Ran:
 def _faulty(harness: Harness, name: str, *models: str, **timeouts: int) -> Ran:
     spec = harness.spec(name, checks=2, **timeouts)
     which = [word for model in models for word in ("--model", model)]
-    return harness.run(*spec, "--mode", "eager", *which, PYTHONPATH=plugin(harness.root / f"faults-{name}"))
+    mode = ("--mode", "eager", "--jobs", "2")
+    return harness.run(*spec, *mode, *which, PYTHONPATH=plugin(harness.root / f"faults-{name}"))
 
 
 @pytest.mark.parametrize(
@@ -142,26 +143,41 @@ def test_a_mode_that_does_not_switch_on_is_refused_by_the_engine(harness: Harnes
     assert ran.left == ()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_engine_outlives_its_run(harness: Harness, number: int) -> None:
+def _while_its_engines_start(harness: Harness) -> tuple[subprocess.Popen[str], str, Path]:
+    """A run whose two engines are in the middle of their start; its mark and the folder for its reports."""
     mark = uuid.uuid4().hex
     out = harness.root / mark
-    spec = harness.spec(f"killed-{number}")
+    spec = harness.spec(f"killed-{mark}")
     only = ("--mode", "eager", "--model", "qwen3-tiny-fp32")
     process = harness.start("run", *spec, *only, mark=mark, out=out)
     wait_for(lambda: sum("engine.worker" in p for p in of_run(mark, out)) >= 2, 60, "two engines")
-    time.sleep(6)  # in the middle of their start, where vLLM has the process
-    process.send_signal(number)
-    if number == signal.SIGKILL:
-        process.communicate(timeout=30)
-        wait_for(lambda: not of_run(mark, out), 5, "all processes gone")
-        # What it did not come to is done when it is resumed; tests/survival/ has more.
-        (folder,) = out.glob("cpu/*")
-        again = harness.start("run", "--resume", str(folder), mark=mark, out=out)
-        _, err = again.communicate(timeout=300)
-        assert again.returncode == ExitCode.CERTIFIED, err
-        assert of_run(mark, out) == ()
-    else:
-        _, err = process.communicate(timeout=30)
-        assert process.returncode == ExitCode.INTERRUPTED, err
-        assert of_run(mark, out) == ()
+    time.sleep(6)  # Here vLLM has the process.
+    return process, mark, out
+
+
+def test_no_engine_outlives_a_run_that_is_killed(harness: Harness) -> None:
+    process, mark, out = _while_its_engines_start(harness)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: not of_run(mark, out), 5, "all processes gone")
+
+
+def test_no_engine_outlives_a_run_that_is_terminated(harness: Harness) -> None:
+    process, mark, out = _while_its_engines_start(harness)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED, err
+    assert of_run(mark, out) == ()
+
+
+@pytest.mark.long
+def test_a_run_that_was_killed_while_engines_started_can_be_resumed(harness: Harness) -> None:
+    """``tests/survival`` resumes many more, without engines."""
+    process, mark, out = _while_its_engines_start(harness)
+    process.kill()
+    process.communicate(timeout=30)
+    (folder,) = out.glob("cpu/*")
+    again = harness.start("run", "--resume", str(folder), mark=mark, out=out)
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == ExitCode.CERTIFIED, err
+    assert of_run(mark, out) == ()

@@ -9,6 +9,9 @@ import pytest
 
 from tests.invariance.plain import answer, python
 
+# One worker of pytest-xdist runs them all, and measures once.
+pytestmark = pytest.mark.xdist_group("cpu-moe-layers")
+
 BATCHES = (2, 3, 7, 16, 17, 33, 64, 65, 257, 900)
 
 # Patching is for good, so each measurement has a process of its own. The parts of a layer run as its forward

@@ -9,6 +9,9 @@ import pytest
 
 from tests.invariance.plain import answer, python
 
+# One worker of pytest-xdist runs them all, and measures once.
+pytestmark = pytest.mark.xdist_group("cpu-nvfp4-layers")
+
 BATCHES = (2, 7, 17, 33, 64, 129, 513)
 
 # Patching is for good, so each measurement has a process of its own.
