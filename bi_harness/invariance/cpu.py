@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bi_harness.invariance import cpu_moe, cpu_nvfp4
-from bi_harness.invariance.rows import padded, row_block
+from bi_harness.invariance.rows import padded, rows_of_this_cpu
 
 _patched: list[str] = []
 
@@ -56,15 +56,15 @@ def enable() -> None:
         moe = cpu_moe.find()
         nvfp4 = cpu_nvfp4.find()
         expand = rejection_sampler.expand_batch_to_tokens
-        block = row_block()
+        rows = rows_of_this_cpu()
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"the CPU invariance plugin does not know this vLLM ({error}); it was written for 0.32"
         ) from error
     # Nothing is patched before everything to patch was found: half a mode must not read back as a mode.
     for method, apply in methods:
-        method.apply = padded(apply, block)
-        _patched.append(f"{method.__name__}.apply: rows padded to a multiple of {block}")
+        method.apply = padded(apply, rows)
+        _patched.append(f"{method.__name__}.apply: rows {rows}")
     if moe is not None:
         _patched.extend(cpu_moe.patch(moe))
     if nvfp4 is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bi_harness.invariance.rows import padded, row_block
+from bi_harness.invariance.rows import Rows, padded, rows_of_this_cpu
 
 
 def find() -> Any | None:
@@ -40,6 +40,7 @@ def offer() -> None:
 
 def patch(kernel: Any) -> tuple[str, ...]:
     """Patch the class, before any model is made. Returns what was patched, in words."""
-    block = row_block()
-    kernel.apply_weights = padded(kernel.apply_weights, block)
-    return (f"{kernel.__name__}.apply_weights: rows padded to a multiple of {block}",)
+    # All at once: each call unpacks the weights.
+    rows = Rows(rows_of_this_cpu().multiple)
+    kernel.apply_weights = padded(kernel.apply_weights, rows)
+    return (f"{kernel.__name__}.apply_weights: rows {rows}",)

@@ -9,17 +9,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
-PLAIN_BLOCK = 16
-AMX_BLOCK = 512
+from typing import Any, NamedTuple
 
 
-def row_block() -> int:
-    """The number of rows that matrix products of this CPU are filled up to multiples of."""
+class Rows(NamedTuple):
+    """How many rows the matrix products of a CPU get.
+
+    Attributes:
+        multiple: rows are filled up to a multiple of this.
+        at_once: outside a compiled graph, products of this many rows are computed one after the other, each
+            by the same kernel, which takes less time than one of ``multiple`` rows; ``None`` for all at once.
+            A compiled graph cannot loop over a number of rows that it does not know.
+    """
+
+    multiple: int
+    at_once: int | None = None
+
+    def __str__(self) -> str:
+        compiled = f"padded to a multiple of {self.multiple}"
+        return compiled if self.at_once is None else f"{compiled}; not compiled, {self.at_once} at a time"
+
+
+PLAIN = Rows(16)
+AMX = Rows(512, 32)
+
+
+def rows_of_this_cpu() -> Rows:
+    """What was measured to hold on a CPU like this one."""
     import torch
 
-    return AMX_BLOCK if torch.cpu._is_amx_tile_supported() else PLAIN_BLOCK
+    return AMX if torch.cpu._is_amx_tile_supported() else PLAIN
 
 
 def fill_up(block: int) -> Callable[[Any], Any]:
@@ -35,13 +54,24 @@ def fill_up(block: int) -> Callable[[Any], Any]:
     return filled_up
 
 
-def padded(apply: Callable[..., Any], block: int) -> Callable[..., Any]:
-    """A layer's ``apply(self, layer, x, bias)``, with its rows filled up to a multiple of ``block`` and its
-    result cut back."""
-    filled_up = fill_up(block)
+def padded(apply: Callable[..., Any], rows: Rows) -> Callable[..., Any]:
+    """A layer's ``apply(self, layer, x, bias)``, with its rows filled up and its result cut back.
+
+    Args:
+        apply: gives a row of results for each row of ``x``.
+        rows: how many it gets.
+    """
+    import torch
+
+    filled_up = fill_up(rows.multiple)
+    at_once = rows.at_once
+    in_blocks = None if at_once is None else fill_up(at_once)
 
     @functools.wraps(apply)
     def padded_apply(self: Any, layer: Any, x: Any, bias: Any = None) -> Any:
+        if in_blocks is not None and not torch.compiler.is_compiling():
+            blocks = in_blocks(x).split(at_once)
+            return torch.cat([apply(self, layer, block, bias) for block in blocks])[: x.shape[0]]
         # Always cut back, too: one path for every row count.
         return apply(self, layer, filled_up(x), bias)[: x.shape[0]]
 
