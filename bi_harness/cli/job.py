@@ -95,22 +95,42 @@ def _say(problem: str) -> None:
         warn(f"Buildkite was not told of the result, which stands: {problem[:500]}")
 
 
+def in_job() -> bool:
+    """Whether this process is part of a Buildkite job, whose runs have ``test-engine.json``."""
+    from bi_harness.buildkite import agent
+
+    return agent.job(os.environ) is not None
+
+
+def content_for_test_engine(statement: Statement, run_dir: Path) -> dict[str, bytes]:
+    """What ``test-engine.json`` and the files after it hold, by name.
+
+    Raises:
+        UsageError: the journal cannot be read.
+    """
+    from bi_harness.certificate.files import JOURNAL
+    from bi_harness.report.testengine import render_test_engine
+    from bi_harness.runner.journal import read
+
+    events, _ = read(run_dir / JOURNAL, progress=False)
+    return render_test_engine(statement, events)
+
+
 def write_test_engine(statement: Statement, run_dir: Path) -> dict[str, Path]:
     """Write ``test-engine.json`` into a run's folder; returns name → path.
 
     Raises:
-        InfrastructureError: it cannot be written.
+        InfrastructureError: it cannot be written, or an old one cannot be removed.
         UsageError: the journal cannot be read.
     """
-    from bi_harness.certificate.files import JOURNAL
-    from bi_harness.report.testengine import PATTERN, render_test_engine
+    from bi_harness.errors import InfrastructureError
+    from bi_harness.report.testengine import PATTERN
     from bi_harness.report.write import replace_file
-    from bi_harness.runner.journal import read
 
-    events, _ = read(run_dir / JOURNAL, progress=False)
+    files = content_for_test_engine(statement, run_dir)
     for old in run_dir.glob(PATTERN):
-        old.unlink(missing_ok=True)
-    return {
-        name: replace_file(run_dir / name, content)
-        for name, content in render_test_engine(statement, events).items()
-    }
+        try:
+            old.unlink(missing_ok=True)
+        except OSError as error:
+            raise InfrastructureError(f"cannot remove {old}: {error.strerror or error}") from error
+    return {name: replace_file(run_dir / name, content) for name, content in files.items()}

@@ -340,12 +340,25 @@ def signer_of(path: Path | None) -> CryptoSigner | None:
 
 
 def sign(statement: Statement, run_dir: Path, signer: CryptoSigner | None) -> dict[str, Path]:
-    """Sign what lies in the run's folder, where a key was given; returns name → path."""
+    """Sign what lies in the run's folder, where a key was given; returns name → path.
+
+    The files for Buildkite's Test Engine are written first where there are to be some, and are signed, too.
+
+    Raises:
+        InfrastructureError: a file cannot be read or written.
+        UsageError: something in the folder cannot be signed.
+    """
     if signer is None:
         return {}
+    from bi_harness.cli.job import content_for_test_engine, in_job, write_test_engine
     from bi_harness.report.sealed import write_sealed
+    from bi_harness.report.testengine import PATTERN
 
-    return write_sealed(statement, run_dir, signer)
+    beside: dict[str, bytes] = {}
+    if in_job() or any(run_dir.glob(PATTERN)):
+        write_test_engine(statement, run_dir)
+        beside = content_for_test_engine(statement, run_dir)
+    return write_sealed(statement, run_dir, signer, beside)
 
 
 def write_proposal(statement: Statement, run_dir: Path) -> None:
