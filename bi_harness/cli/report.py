@@ -47,7 +47,7 @@ def report(
         refuse_stale(statement, run_folder)
     reports = write_reports(statement, run_folder)
     if test_engine:
-        reports |= write_test_engine(statement, run_folder)
+        reports |= write_test_engine(statement, run_folder, sign=signer is not None)
     reports |= sign(statement, run_folder, signer)
     if as_json:
         write_json_result(statement, run_folder)

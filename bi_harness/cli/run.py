@@ -37,6 +37,7 @@ from bi_harness.cli.options import (
     Weights,
     WeightsName,
     given,
+    refuse_blank,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ Localize = Annotated[
         help="Trace the first failure of each unit to the module where it begins.",
     ),
 ]
+
+_API_KEY = "BI_HARNESS_API_KEY"
 
 _FIELDS = {
     **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
@@ -191,6 +194,8 @@ def run(
         raise UsageError("--preload forks engines on this host, and --executor ray starts them on others")
     # Before anything else: hours of work must not end at a key that cannot sign.
     signer = signer_of(sign_key)
+    if endpoint is not None:
+        refuse_blank(_API_KEY)
     options = RunOptions(
         device=device,
         out=out,
@@ -233,6 +238,8 @@ def run(
                 suites=suites_dir,
                 waivers=waivers,
             )
+            if prepared.options.endpoint is not None:
+                refuse_blank(_API_KEY)
             if not earlier.complete:
                 from bi_harness.report.write import remove_reports
 
@@ -356,7 +363,7 @@ def sign(statement: Statement, run_dir: Path, signer: CryptoSigner | None) -> di
 
     beside: dict[str, bytes] = {}
     if in_job() or any(run_dir.glob(PATTERN)):
-        write_test_engine(statement, run_dir)
+        write_test_engine(statement, run_dir, sign=True)
         beside = content_for_test_engine(statement, run_dir)
     return write_sealed(statement, run_dir, signer, beside)
 

@@ -45,15 +45,22 @@ def write_sealed(
     Raises:
         InfrastructureError: a file cannot be read or written.
         UsageError: something in the folder cannot be signed: a link in place of a file, a name that is not
-            UTF-8, or a file that the journal does not give.
+            UTF-8, a file that the journal does not give, or a log that was signed with other content.
     """
     result = statement.predicate.bi_harness
+    before = {name: value for name, value in listed(run_dir).items() if name.startswith(f"{LOGS}/")}
     try:
         digests = dict(_digests(run_dir, beside or {}))
     except OSError as error:
         raise InfrastructureError(
             f"cannot read {error.filename} to sign it: {error.strerror or error}"
         ) from error
+    for name, value in before.items():
+        if digests.get(name, value) != value:
+            raise UsageError(
+                f"cannot sign {run_dir / name}: it is not the one that was signed before. What to do: put the "
+                f"signed one back, or move {FILES_ENVELOPE} away to sign what is there now"
+            )
     files = files_statement(result.run_id, digests)
     # The certificate's own comes last: with it, the run reads as signed, and then the rest is there.
     return {
@@ -75,6 +82,18 @@ def refuse_stale(statement: Statement, run_dir: Path) -> None:
             "write now. Nothing was written. What to do: sign anew with --sign-key, or move the signed files "
             f"({ENVELOPE}, {FILES_ENVELOPE}) away"
         )
+
+
+def listed(run_dir: Path) -> dict[str, str]:
+    """sha256 of the files that a folder's list names, by name; nothing where there is no list.
+
+    Nobody looks who signed it: this keeps what was signed from being overwritten by mistake, no more.
+    """
+    try:
+        data = read_bounded(run_dir / FILES_ENVELOPE, _ENVELOPE_BYTES)
+        return read_files_statement(open_envelope(data).payload).digests()
+    except (OSError, ValueError):
+        return {}
 
 
 def _still_holds(statement: Statement, run_dir: Path, name: str) -> bool:

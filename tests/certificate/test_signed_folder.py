@@ -347,3 +347,29 @@ def test_folder_of_another_name_than_the_runs_id_is_noted(run: Path, tmp_path: P
     (tmp_path / "latest").symlink_to(named)
     assert "its run is" in notes(looked_at(tmp_path / "latest", KEY))
     assert "its run is" not in notes(looked_at(named / CERTIFICATE, KEY))
+
+
+# Signing again.
+
+
+def test_signing_again_refuses_a_log_of_other_content(run: Path) -> None:
+    (run / LOG).write_text("forged")
+    with pytest.raises(UsageError, match="not the one that was signed"):
+        write_sealed(from_journal(run), run, SIGNER)
+    (run / FILES_ENVELOPE).unlink()
+    write_sealed(from_journal(run), run, SIGNER)
+    assert looked_at(run, KEY).genuine
+
+
+def test_signed_test_engine_file_of_another_version_is_kept(run: Path) -> None:
+    """A step that reports without the key must not break the signature."""
+    statement = from_journal(run)
+    (run / "test-engine.json").write_text("as another version wrote it")
+    write_sealed(statement, run, SIGNER, {"test-engine.json": b"as another version wrote it"})
+    found = looked_at(run, KEY)
+    assert found.genuine, said(found)
+    assert "another version of bi-harness wrote it" in notes(found)
+    with pytest.raises(UsageError, match="is signed, and is of other content"):
+        write_test_engine(statement, run)
+    assert looked_at(run, KEY).genuine
+    assert not looked_at(run).genuine, "nobody checked the signature"
