@@ -12,10 +12,10 @@ import typer
 
 from bi_harness.errors import UsageError
 
-Keys = TypeVar("Keys", Path, Path | None, list[Path] | None)
+Value = TypeVar("Value")
 
 
-def key_given(ctx: typer.Context, param: typer.CallbackParam, value: Keys) -> Keys:
+def key_given(ctx: typer.Context, param: typer.CallbackParam, value: Value) -> Value:
     """The value of an option that names keys, as it is: its callback.
 
     An empty one is never taken for no key: a secret that was not there would switch a check off.
@@ -25,9 +25,8 @@ def key_given(ctx: typer.Context, param: typer.CallbackParam, value: Keys) -> Ke
     """
     source = ctx.get_parameter_source(param.name or "")
     if source is not None and source.name == "COMMANDLINE":
-        paths = value if isinstance(value, list) else [value]
         # An empty text is Path("."), and no folder is a key.
-        if any(path is not None and str(path).strip() in ("", ".") for path in paths):
+        if any(str(path).strip() in ("", ".") for path in (value if isinstance(value, list) else [value])):
             raise UsageError(f"{param.opts[0]} is empty: give the file of a key, or leave the option out")
         return value
     names = [param.envvar] if isinstance(param.envvar, str) else list(param.envvar or ())

@@ -58,8 +58,8 @@ def write_sealed(
     for name, value in before.items():
         if digests.get(name, value) != value:
             raise UsageError(
-                f"cannot sign {run_dir / name}: it is not the one that was signed before. What to do: put the "
-                f"signed one back, or move {FILES_ENVELOPE} away to sign what is there now"
+                f"cannot sign {run_dir / name}: it is not the one that was signed before. What to do: put "
+                f"that one back, or move {FILES_ENVELOPE} away to sign what is there now"
             )
     files = files_statement(result.run_id, digests)
     # The certificate's own comes last: with it, the run reads as signed, and then the rest is there.

@@ -117,7 +117,8 @@ def write_merged(
     try:
         made.chmod(0o755)
         (made / LOGS).mkdir()
-        for one in shards:
+        # Not in the order given: the same shards make the same folder.
+        for one in sorted(shards, key=lambda one: one.start.shard.index if one.start.shard else 0):
             _copy_logs(Path(one.place), made, one, signed)
         (made / JOURNAL).write_bytes(data)
         if there:
