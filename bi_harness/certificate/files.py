@@ -50,7 +50,8 @@ def looks_own(name: str) -> bool:
     """Whether a file's name is one of bi-harness's own for a file system that does not tell case."""
     own = (CERTIFICATE, JOURNAL, ENVELOPE, FILES_ENVELOPE, *REPORTS, LOGS)
     folded = name.casefold()
-    return folded in own or beside_reports(folded)
+    in_logs = folded.startswith(f"{LOGS}/") and not name.startswith(f"{LOGS}/")
+    return folded in own or in_logs or beside_reports(folded)
 
 
 class FilesPredicate(Record):

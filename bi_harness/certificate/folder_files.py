@@ -131,6 +131,9 @@ def name_unsigned(folder: Folder, listed: FilesStatement | None, found: Findings
     if folder.whole:
         names.update(folder.foreign)
     digests = listed.digests() if listed is not None else {}
+    for name in sorted(folder.irregular):
+        if beside_reports(name) and name not in digests:
+            found.problem(name, f"it is {folder.irregular[name]}, and was not looked at")
     unsigned = sorted(names - digests.keys() - _ENVELOPES)
     if listed is None:
         if any(name.startswith(f"{LOGS}/") for name in unsigned):
@@ -140,7 +143,8 @@ def name_unsigned(folder: Folder, listed: FilesStatement | None, found: Findings
             found.note("files", f"not of a run, and not looked at: {_list(foreign)}")
         return
     # Those that are computed may be written later: they must be what certificate and journal give.
-    must = [name for name in unsigned if looks_own(name) and not beside_reports(name)]
+    computed = folder.others.keys()
+    must = [n for n in unsigned if looks_own(n) and not (beside_reports(n) and n in computed)]
     for name in must if folder.whole else ():
         found.problem(name, f"nobody signed it: it is not in {FILES_ENVELOPE}, and all else of this run is")
     if rest := [name for name in unsigned if name not in must or not folder.whole]:

@@ -110,9 +110,10 @@ def write_merged(
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         # Of a name that no run's folder has, beside it: moved there in one step when all is there.
         made = Path(tempfile.mkdtemp(prefix=".merge-", dir=run_dir.parent))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot make the run's folder {run_dir}: {error.strerror or error}. Choose another with --out"
+            f"cannot make the run's folder {run_dir}: {why}. Choose another with --out"
         ) from error
     try:
         made.chmod(0o755)

@@ -242,10 +242,24 @@ def test_own_file_that_the_certificate_does_not_give_is_a_problem(
     assert f"{name}: " in said(looked_at(tmp_path / "run", *([KEY] if signed else [])))
 
 
-@pytest.mark.parametrize("name", ["Certificate.html", "CERTIFICATE.JSON", "Events.jsonl", "TEST-ENGINE.json"])
+@pytest.mark.parametrize(
+    "name", ["Certificate.html", "CERTIFICATE.JSON", "Events.jsonl", "TEST-ENGINE.json", "Logs/unit.log"]
+)
 def test_own_name_in_other_case_is_a_problem_in_a_signed_folder(run: Path, name: str) -> None:
+    (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_text("x")
     assert name in said(looked_at(run, KEY))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("name", ["test-engine.json", "expected.proposal.yaml"])
+def test_linked_file_beside_the_reports_is_a_problem(tmp_path: Path, name: str, signed: bool) -> None:
+    run = tmp_path / "run"
+    statement = write_run(run, sound(), SIGNER if signed else None)
+    write_test_engine(statement, run)
+    shutil.move(run / "test-engine.json", tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name}: " in said(looked_at(run, *([KEY] if signed else [])))
 
 
 def test_report_that_nobody_signed_is_a_problem_in_a_signed_folder(run: Path) -> None:

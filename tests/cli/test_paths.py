@@ -113,6 +113,37 @@ def test_loop_of_links_inside_a_run_is_a_mistake_or_a_finding(
     assert code in (ExitCode.USAGE, ExitCode.NOT_CERTIFIED, *((ExitCode.CERTIFIED,) if good else ()))
 
 
+@pytest.mark.parametrize("name", ["verify", "verify --json", "report", "merge"])
+def test_folder_whose_files_have_too_long_a_path_is_a_mistake_or_a_finding(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder itself can still be named: its files cannot."""
+    place = str(root)
+    monkeypatch.chdir(root)
+    while len(place) < 4085:
+        part = "d" * min(200, 4088 - len(place) - 1)
+        os.mkdir(part)
+        os.chdir(part)
+        place += f"/{part}"
+    code = cli.main(command(name, place, root))
+    told = capsys.readouterr()
+    assert code in (ExitCode.USAGE, ExitCode.NOT_CERTIFIED), (code, told.err)
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("bad", [BAD["NUL"], BAD["a loop of links"], BAD["a path too long"]])
+def test_bad_path_to_write_to_is_a_mistake_or_infrastructure(
+    root: Path, bad: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(root / "run", whole(2, provenance=CLEAN))
+    path = bad(root)
+    assert cli.main(["merge", str(root / "run"), "--out", path]) == ExitCode.USAGE
+    gate = ["gate", "--policy", str(root / "policy.yaml"), str(root / "run")]
+    for option in ("--md", "--junit"):
+        assert cli.main([*gate, option, f"{path}/page"]) in (ExitCode.USAGE, ExitCode.INFRASTRUCTURE)
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_run_in_a_folder_whose_name_is_not_utf_8(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is as good as any other: verified, reported, merged, and seen by the gate."""
     new_key(root / "k.pem")
