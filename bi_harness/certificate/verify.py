@@ -129,7 +129,7 @@ def examine(
         _reports(folder, statement, recompute, vouched, found)
         _beside_reports(folder, statement, recompute, vouched, found)
     named = () if sealed is None else (*sealed.signed_by, *sealed.bad, *sealed.unchecked)
-    digests = folder.digests()
+    digests = folder.digests() if vouched else {}
     return Examined(
         folder.place,
         statement,
