@@ -156,10 +156,12 @@ def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
         if whole or name == LOGS or name.startswith(f"{LOGS}/"):
             unreadable.setdefault(name, why)
     shards: dict[str, bytes] = {}
-    # More than there can be are not read: what they would merge to is nothing.
+    # More than there can be, and of more bytes than one file, are not read: they would merge to nothing.
+    left = MAX_BYTES
     journals = [name for name in others if name.startswith(f"{SHARDS}/") and name.endswith(".jsonl")]
     for name in sorted(name for name in journals if name.count("/") == SHARDS.count("/") + 1)[: MOST + 1]:
-        _read(folder / name, name, shards, unreadable)
+        _read(folder / name, name, shards, unreadable, limit=left)
+        left -= len(shards.get(name, b""))
     return Folder(
         printable(place),
         contents,
@@ -174,9 +176,11 @@ def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
     )
 
 
-def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str]) -> None:
+def _read(
+    path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str], *, limit: int = MAX_BYTES
+) -> None:
     try:
-        data = read_bounded(path, MAX_BYTES)
+        data = read_bounded(path, limit)
     except FileNotFoundError:
         return
     except (NotRegular, IsADirectoryError):
@@ -185,8 +189,9 @@ def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[st
     except (OSError, ValueError) as error:
         unreadable[name] = getattr(error, "strerror", None) or str(error)
         return
-    if len(data) > MAX_BYTES:
-        unreadable[name] = f"it is larger than {MAX_BYTES // 2**20} MiB"
+    if len(data) > limit:
+        what = "it is" if limit == MAX_BYTES else "it and the journals before it are"
+        unreadable[name] = f"{what} larger than {MAX_BYTES // 2**20} MiB"
         return
     contents[name] = data
 

@@ -166,6 +166,16 @@ def test_unsigned_whole_run_is_a_warning(
     assert "signatures were NOT checked" in capsys.readouterr().err
 
 
+def test_verify_reads_shards_up_to_a_size_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = merged_to(tmp_path, folders(tmp_path))
+    journals = sorted((merged / "logs" / "shards").glob("*.jsonl"))
+    monkeypatch.setattr("bi_harness.cli.examined.MAX_BYTES", 2**20)
+    for path in journals:
+        with path.open("ab") as file:
+            file.truncate(2**19)
+    assert "3-of-3.jsonl: cannot be read: it and the journals before it are" in said(looked_at(merged))
+
+
 @pytest.mark.parametrize("name", ["logs/evil.log", "logs/deep/evil.log", "logs/.evil"])
 def test_log_that_no_shard_signed_is_refused(
     tmp_path: Path, key: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -82,6 +82,16 @@ def test_bad_path_is_a_mistake_or_a_finding(
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_bad_path_of_a_run_to_go_on_with_is_a_mistake(
+    root: Path, bad: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bad(root)
+    for arguments in (["run", "--resume", path], ["localize", path, "x"], ["diff", path, path]):
+        assert cli.main(arguments) == ExitCode.USAGE, arguments
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 def test_bad_path_of_a_key_is_a_mistake(
     root: Path, bad: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
