@@ -15,7 +15,7 @@ from bi_harness.certificate.files import (
 from bi_harness.certificate.findings import Findings
 from bi_harness.certificate.folder import Folder
 from bi_harness.certificate.problems import shortened
-from bi_harness.certificate.recompute import Uncomputable, attempt
+from bi_harness.certificate.recompute import ComputationFailure, attempt
 from bi_harness.certificate.sign import Sealed
 from bi_harness.certificate.statement import Statement
 
@@ -92,7 +92,7 @@ def signed_list(
     if sealed is None:
         return None
     files = attempt(lambda: read_files_statement(sealed.payload))
-    if isinstance(files, Uncomputable):
+    if isinstance(files, ComputationFailure):
         found.problem(FILES_ENVELOPE, f"is not a list of a run's files: {files.why}")
         return None
     listed = files.value

@@ -41,14 +41,14 @@ class Recompute:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed(Generic[T]):
+class ComputedValue(Generic[T]):
     """What was computed."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
-class Uncomputable:
+class ComputationFailure:
     """That nothing could be computed.
 
     Attributes:
@@ -58,7 +58,7 @@ class Uncomputable:
     why: str
 
 
-def attempt(compute: Callable[[], T]) -> Computed[T] | Uncomputable:
+def attempt(compute: Callable[[], T]) -> ComputedValue[T] | ComputationFailure:
     """Compute something of input that others wrote.
 
     The one place that says which exceptions mean that the input cannot be computed again: all of them. What
@@ -68,11 +68,11 @@ def attempt(compute: Callable[[], T]) -> Computed[T] | Uncomputable:
     signal (``KeyboardInterrupt``, ``SystemExit``) passes.
     """
     try:
-        return Computed(compute())
+        return ComputedValue(compute())
     except HarnessError as error:
-        return Uncomputable(str(error)[:_WHY])
+        return ComputationFailure(str(error)[:_WHY])
     except Exception as error:
-        return Uncomputable(f"{type(error).__name__}: {_text(error)}")
+        return ComputationFailure(f"{type(error).__name__}: {_text(error)}")
 
 
 def _text(error: Exception) -> str:

@@ -47,7 +47,7 @@ from bi_harness.certificate.folder import Folder as Folder
 from bi_harness.certificate.folder_files import compare_with_list, name_unsigned, signed_list, signers
 from bi_harness.certificate.problems import first_problem, shortened
 from bi_harness.certificate.recompute import Recompute as Recompute
-from bi_harness.certificate.recompute import Uncomputable, attempt
+from bi_harness.certificate.recompute import ComputationFailure, attempt
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
@@ -203,7 +203,7 @@ def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool,
 def _statement(raw: bytes, found: Findings) -> Statement | None:
     # Not kept: of a large certificate it takes more memory than all the rest.
     schema = attempt(lambda: _schema(from_json(raw, allow_inf_nan=False)))
-    if isinstance(schema, Uncomputable):
+    if isinstance(schema, ComputationFailure):
         found.problem(CERTIFICATE, f"is not JSON: {schema.why}")
         return None
     if schema.value != SCHEMA:
@@ -216,7 +216,7 @@ def _statement(raw: bytes, found: Findings) -> Statement | None:
         )
         return None
     read = attempt(lambda: _validated(raw))
-    if isinstance(read, Uncomputable):
+    if isinstance(read, ComputationFailure):
         found.problem(CERTIFICATE, f"cannot be read: {read.why}")
         return None
     if isinstance(read.value, str):
@@ -224,7 +224,7 @@ def _statement(raw: bytes, found: Findings) -> Statement | None:
         return None
     statement = read.value
     again = attempt(lambda: statement.to_json().encode())
-    if isinstance(again, Uncomputable):
+    if isinstance(again, ComputationFailure):
         found.problem(CERTIFICATE, f"cannot be written again: {again.why}")
         return None
     if again.value != raw:
@@ -259,7 +259,7 @@ def consistent(statement: Statement, found: Findings) -> None:
     do not agree) can but lower a verdict, from CERTIFIED to INCONCLUSIVE.
     """
     compared = attempt(lambda: _compare_with_checks(statement, found))
-    if isinstance(compared, Uncomputable):
+    if isinstance(compared, ComputationFailure):
         found.problem(CERTIFICATE, f"contradicts itself: {compared.why}")
 
 
@@ -402,7 +402,7 @@ def _journal(
         found.problem(JOURNAL, "its digest is not the one that the certificate names: one was changed")
         return False
     again = attempt(lambda: recompute.statement(data).to_json().encode())
-    if isinstance(again, Uncomputable):
+    if isinstance(again, ComputationFailure):
         found.problem(JOURNAL, f"gives no certificate: {again.why}")
         return False
     if hashlib.sha256(again.value).hexdigest() != digest:
@@ -418,7 +418,7 @@ def _shards(folder: Folder, recompute: Recompute, found: Findings) -> None:
     if not folder.shards or data is None:
         return
     again = attempt(lambda: recompute.merged(folder.shards))
-    if isinstance(again, Uncomputable):
+    if isinstance(again, ComputationFailure):
         found.problem(SHARDS, f"cannot be merged: {again.why}")
         return
     if again.value != data:
@@ -453,7 +453,7 @@ def _reports(
         if name in missing:
             continue
         again = attempt(partial(recompute.reports[name], statement))
-        if isinstance(again, Uncomputable):
+        if isinstance(again, ComputationFailure):
             # A renderer must take any certificate; one that does not has shown nothing of the file.
             found.problem(name, f"cannot be rendered from the certificate: {again.why}")
             continue
@@ -483,7 +483,7 @@ def _beside_reports(
                 found.note(name, f"was not looked at: it is computed from the {JOURNAL}, which is not there")
         return
     computed = attempt(lambda: recompute.beside(statement, journal))
-    if isinstance(computed, Uncomputable):
+    if isinstance(computed, ComputationFailure):
         for name in names:
             found.problem(name, f"cannot be computed from certificate and journal: {computed.why}")
         return

@@ -18,6 +18,7 @@ from bi_harness.report.sealed import write_sealed
 from bi_harness.runner.run import from_journal
 from tests.certificate.journals import result, sound
 from tests.certificate.runs import KEY, OTHER, SIGNER, looked_at, notes, said, write_run
+from tests.kept import kept_run
 
 LOG = "logs/unit.log"
 
@@ -387,3 +388,21 @@ def test_signed_test_engine_file_of_another_version_is_kept(run: Path) -> None:
         write_test_engine(statement, run)
     assert looked_at(run, KEY).genuine
     assert not looked_at(run).genuine, "nobody checked the signature"
+
+
+def test_proposal_of_a_recorded_run_is_right(tmp_path: Path) -> None:
+    from bi_harness.cli.run import write_proposal
+
+    run = tmp_path / "20261121T173347Z-364118"
+    shutil.copytree(kept_run("cpu/20261121T173347Z-364118"), run)
+    statement = from_journal(run)
+    write_sealed(statement, run, SIGNER)
+    write_proposal(statement, run)
+    assert (run / "expected.proposal.yaml").is_file()
+    found = looked_at(run, KEY)
+    assert found.genuine, said(found)
+    write_sealed(statement, run, SIGNER)
+    assert looked_at(run, KEY).genuine
+    with (run / "expected.proposal.yaml").open("a") as file:
+        file.write("# more\n")
+    assert "expected.proposal.yaml: " in said(looked_at(run, KEY))
