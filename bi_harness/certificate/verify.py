@@ -46,8 +46,8 @@ from bi_harness.certificate.findings import Findings as Findings
 from bi_harness.certificate.folder import Folder as Folder
 from bi_harness.certificate.folder_files import compare_with_list, name_unsigned, signed_list, signers
 from bi_harness.certificate.problems import first_problem, shortened
-from bi_harness.certificate.recompute import Recompute as Recompute
 from bi_harness.certificate.recompute import ComputationFailure, attempt
+from bi_harness.certificate.recompute import Recompute as Recompute
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
