@@ -121,7 +121,7 @@ def compare_with_list(folder: Folder, listed: FilesStatement, found: Findings) -
     for name in sorted(_ENVELOPES & folder.irregular.keys()):
         found.problem(name, f"it is {folder.irregular[name]}, and not a file")
     if gone:
-        found.note("files", f"{len(gone)} files that were signed are not there: {_list(gone)}")
+        found.note("files", f"{len(gone)} files that were signed are not there: {_list(gone, folder)}")
     return frozenset(name for name in same if not folder.in_the_way(name))
 
 
@@ -140,7 +140,7 @@ def name_unsigned(folder: Folder, listed: FilesStatement | None, found: Findings
             found.note("logs", "nobody signed them: whether they were changed cannot be told")
         own = folder.contents.keys() | folder.others.keys()
         if foreign := [name for name in unsigned if name not in own]:
-            found.note("files", f"not of a run, and not looked at: {_list(foreign)}")
+            found.note("files", f"not of a run, and not looked at: {_list(foreign, folder)}")
         return
     # Those that are computed may be written later: they must be what certificate and journal give.
     computed = folder.others.keys()
@@ -148,9 +148,13 @@ def name_unsigned(folder: Folder, listed: FilesStatement | None, found: Findings
     for name in must if folder.whole else ():
         found.problem(name, f"nobody signed it: it is not in {FILES_ENVELOPE}, and all else of this run is")
     if rest := [name for name in unsigned if name not in must or not folder.whole]:
-        found.note("files", f"nobody signed {_list(rest)}")
+        found.note("files", f"nobody signed {_list(rest, folder)}")
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(shortened(name, 200) for name in names[:_NAMED])
+def _list(names: list[str], folder: Folder) -> str:
+    """Names for a reader, and of what is not a file, what it is."""
+    shown = ", ".join(
+        shortened(name, 200) + (f" ({folder.irregular[name]})" if name in folder.irregular else "")
+        for name in names[:_NAMED]
+    )
     return f"{shown} and {len(names) - _NAMED:,} more" if len(names) > _NAMED else shown

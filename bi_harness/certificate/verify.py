@@ -156,11 +156,22 @@ def _sealed(folder: Folder, name: str, keys: Sequence[Key], found: Findings) -> 
     data = folder.contents.get(name)
     if data is None:
         return None
+    opened = attempt(lambda: _opened(data, keys))
+    if isinstance(opened, ComputationFailure):
+        found.problem(name, f"cannot be opened: {opened.why}")
+        return None
+    if isinstance(opened.value, str):
+        found.problem(name, opened.value)
+        return None
+    return opened.value
+
+
+def _opened(data: bytes, keys: Sequence[Key]) -> Sealed | str:
+    """The envelope, or why it is none."""
     try:
         return open_envelope(data, keys)
     except EnvelopeError as error:
-        found.problem(name, str(error))
-        return None
+        return str(error)
 
 
 def _certificate(folder: Folder, sealed: Sealed | None, found: Findings) -> bytes | None:

@@ -220,7 +220,7 @@ def test_foreign_link_is_named_and_not_followed(run: Path) -> None:
     (run / "out").symlink_to("/etc")
     found = looked_at(run, KEY)
     assert found.genuine, said(found)
-    assert "logs/more.log" in notes(found)
+    assert "logs/more.log (a link)" in notes(found)
     assert "out" in notes(found)
     assert "passwd" not in notes(found).replace("/etc/passwd", "")
 
