@@ -11,9 +11,10 @@ NOT_CERTIFIED can be as genuine as another.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -38,73 +39,23 @@ from bi_harness.certificate.files import (
     JOURNAL,
     REPORTS,
     SHARDS,
-    FilesStatement,
+    beside_reports,
 )
-from bi_harness.certificate.problems import first_problem
-from bi_harness.certificate.records import CheckResult, Record
+from bi_harness.certificate.findings import Finding as Finding
+from bi_harness.certificate.findings import Findings as Findings
+from bi_harness.certificate.folder import Folder as Folder
+from bi_harness.certificate.folder_files import compare_with_list, name_unsigned, signed_list, signers
+from bi_harness.certificate.problems import first_problem, shortened
+from bi_harness.certificate.recompute import ComputationFailure, attempt
+from bi_harness.certificate.recompute import Recompute as Recompute
+from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.sign import EnvelopeError, Sealed, open_envelope
 from bi_harness.certificate.statement import HarnessResult, Predicate, Statement
 from bi_harness.certificate.verdict import why_hollow
-from bi_harness.errors import HarnessError
+from bi_harness.certificate.waivers import expiry_told
 
 SCHEMA = "bi-harness/certificate/1"
 """What this version can verify."""
-
-Level = Literal["problem", "note", "good"]
-
-
-class Finding(Record):
-    """One thing that was looked at.
-
-    Attributes:
-        level: ``problem``: not genuine or not consistent; ``note``: what was not looked at, or what to know;
-            ``good``: looked at and right.
-        where: the file, or the field of the certificate.
-        what: one sentence.
-    """
-
-    level: Level
-    where: str
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """What lies where a certificate is.
-
-    Attributes:
-        place: the path as it was given.
-        contents: bytes of the files of a run, by name; those that are not there are left out.
-        others: sha256 of the other files of the folder (``logs/...``), by name.
-        whole: whether a run's folder was given and not one file, so that nothing of it may be missing.
-        unreadable: why a file could not be read, by name.
-        shards: of a run that shards were merged to, their journals, by name.
-    """
-
-    place: str
-    contents: Mapping[str, bytes]
-    others: Mapping[str, str] = field(default_factory=dict)
-    whole: bool = True
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    shards: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Recompute:
-    """How what lies on disk is computed again.
-
-    Attributes:
-        statement: from a journal's bytes; raises ``HarnessError`` for one that is damaged.
-        reports: from a statement to each report's bytes, by the report's name.
-        harness: digest of this version's own sources, as certificates have it.
-        merged: from shards' journals, by name, to that of the whole run; raises ``HarnessError`` where they
-            are not the shards of one.
-    """
-
-    statement: Callable[[bytes], Statement]
-    reports: Mapping[str, Callable[[Statement], bytes]]
-    harness: str
-    merged: Callable[[Mapping[str, bytes]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +67,11 @@ class Examined:
         statement: the certificate; ``None`` when it could not be read as one.
         digest: sha256 of its bytes, hexadecimal; empty without it.
         findings: in the order in which things were looked at.
-        signed_by: ids of the given keys that signed exactly this certificate.
-        signatures: ids of all keys that the envelope names.
+        signed_by: ids of the given keys that signed exactly this certificate and, of a whole folder, the list
+            of its files.
+        signatures: ids of all keys that the certificate's envelope names.
         journal: whether the certificate was computed again from its journal, and is the same.
+        signed_files: sha256 of the files that are as one of the given keys signed them, by name.
     """
 
     place: str
@@ -128,6 +81,7 @@ class Examined:
     signed_by: tuple[str, ...]
     signatures: tuple[str, ...]
     journal: bool
+    signed_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -138,20 +92,6 @@ class Examined:
     def genuine(self) -> bool:
         """Whether it is a certificate, and nothing speaks against it."""
         return self.statement is not None and not self.problems
-
-
-class _Findings(list[Finding]):
-    def problem(self, where: str, what: str) -> None:
-        self.append(Finding(level="problem", where=where, what=what))
-
-    def note(self, where: str, what: str) -> None:
-        self.append(Finding(level="note", where=where, what=what))
-
-    def good(self, where: str, what: str) -> None:
-        self.append(Finding(level="good", where=where, what=what))
-
-    def problems(self) -> int:
-        return sum(finding.level == "problem" for finding in self)
 
 
 def examine(
@@ -167,38 +107,74 @@ def examine(
             ``Examined.signed_by``.
     """
     wanted = must_be_signed and bool(keys)
-    found = _Findings()
+    found = Findings()
     for name, why in folder.unreadable.items():
         found.problem(name, f"cannot be read: {why}")
     sealed = _sealed(folder, ENVELOPE, keys, found)
+    files = _sealed(folder, FILES_ENVELOPE, keys, found)
     raw = _certificate(folder, sealed, found)
     signed_by = sealed.signed_by if sealed is not None and sealed.payload == raw else ()
     _signatures(sealed, signed_by, wanted, found)
+    signed_by = signers(folder, sealed, files, signed_by, wanted, found)
     digest = hashlib.sha256(raw).hexdigest() if raw is not None else ""
     statement = _statement(raw, found) if raw is not None else None
     from_journal = False
+    vouched: frozenset[str] = frozenset()
     if statement is not None:
+        _which_run(folder, statement, found)
         consistent(statement, found)
         from_journal = _journal(folder, statement, digest, recompute, found)
         _shards(folder, recompute, found)
-        vouched = _files(folder, statement, digest, keys, wanted, found)
+        vouched = _files(folder, statement, digest, files, wanted, found)
         _reports(folder, statement, recompute, vouched, found)
+        _beside_reports(folder, statement, recompute, vouched, found)
     named = () if sealed is None else (*sealed.signed_by, *sealed.bad, *sealed.unchecked)
-    return Examined(folder.place, statement, digest, tuple(found), signed_by, named, from_journal)
+    digests = folder.digests() if vouched else {}
+    return Examined(
+        folder.place,
+        statement,
+        digest,
+        tuple(found),
+        signed_by,
+        named,
+        from_journal,
+        {name: digests[name] for name in sorted(vouched)},
+    )
 
 
-def _sealed(folder: Folder, name: str, keys: Sequence[Key], found: _Findings) -> Sealed | None:
+def _which_run(folder: Folder, statement: Statement, found: Findings) -> None:
+    run_id = statement.predicate.bi_harness.run_id
+    if folder.name and folder.name != run_id:
+        found.note(
+            "folder",
+            f"it is called {shortened(folder.name, 100)}, and its run is {shortened(run_id, 100)}: "
+            "it was renamed, or another run's files were put there",
+        )
+
+
+def _sealed(folder: Folder, name: str, keys: Sequence[Key], found: Findings) -> Sealed | None:
     data = folder.contents.get(name)
     if data is None:
         return None
+    opened = attempt(lambda: _opened(data, keys))
+    if isinstance(opened, ComputationFailure):
+        found.problem(name, f"cannot be opened: {opened.why}")
+        return None
+    if isinstance(opened.value, str):
+        found.problem(name, opened.value)
+        return None
+    return opened.value
+
+
+def _opened(data: bytes, keys: Sequence[Key]) -> Sealed | str:
+    """The envelope, or why it is none."""
     try:
         return open_envelope(data, keys)
     except EnvelopeError as error:
-        found.problem(name, str(error))
-        return None
+        return str(error)
 
 
-def _certificate(folder: Folder, sealed: Sealed | None, found: _Findings) -> bytes | None:
+def _certificate(folder: Folder, sealed: Sealed | None, found: Findings) -> bytes | None:
     """The certificate's bytes: the file's, else the envelope's payload."""
     raw = folder.contents.get(CERTIFICATE)
     if raw is None:
@@ -216,7 +192,7 @@ def _certificate(folder: Folder, sealed: Sealed | None, found: _Findings) -> byt
     return raw
 
 
-def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool, found: _Findings) -> None:
+def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool, found: Findings) -> None:
     if sealed is None:
         if wanted:
             found.problem(ENVELOPE, "nobody signed it, and a signature is asked for")
@@ -235,38 +211,47 @@ def _signatures(sealed: Sealed | None, signed_by: tuple[str, ...], wanted: bool,
         found.note(ENVELOPE, f"a signature was NOT checked, for its key was not given: {named}")
 
 
-def _statement(raw: bytes, found: _Findings) -> Statement | None:
-    try:
-        # Not kept: of a large certificate it takes more memory than all the rest.
-        schema = _schema(from_json(raw, allow_inf_nan=False))
-    except ValueError as error:
-        found.problem(CERTIFICATE, f"is not JSON: {str(error)[:200]}")
+def _statement(raw: bytes, found: Findings) -> Statement | None:
+    # Not kept: of a large certificate it takes more memory than all the rest.
+    schema = attempt(lambda: _schema(from_json(raw, allow_inf_nan=False)))
+    if isinstance(schema, ComputationFailure):
+        found.problem(CERTIFICATE, f"is not JSON: {schema.why}")
         return None
-    if schema != SCHEMA:
-        shown = repr(schema)[:80] if schema is not None else "none"
+    if schema.value != SCHEMA:
+        # Not the repr of anything else: a number can be too long to be written.
+        shown = repr(schema.value)[:80] if isinstance(schema.value, str) else type(schema.value).__name__
         found.problem(
             CERTIFICATE,
-            f"its schema is {shown}; this version of bi-harness knows {SCHEMA} alone. "
-            "Verify it with the version that made it, or a newer one",
+            f"its schema is {'none' if schema.value is None else shown}; this version of bi-harness knows "
+            f"{SCHEMA} alone. Verify it with the version that made it, or a newer one",
         )
         return None
-    try:
-        statement = Statement.model_validate_json(raw, strict=True)
-    except ValidationError as error:
-        found.problem(
-            CERTIFICATE,
-            f"is not as {SCHEMA} has it: {first_problem(error)} ({error.error_count()} such places). "
-            "It was changed, or a newer version of bi-harness made it",
-        )
+    read = attempt(lambda: _validated(raw))
+    if isinstance(read, ComputationFailure):
+        found.problem(CERTIFICATE, f"cannot be read: {read.why}")
         return None
-    try:
-        same = statement.to_json().encode() == raw
-    except (ValueError, RecursionError) as error:
-        found.problem(CERTIFICATE, f"cannot be written again: {str(error)[:200]}")
+    if isinstance(read.value, str):
+        found.problem(CERTIFICATE, read.value)
         return None
-    if not same:
+    statement = read.value
+    again = attempt(lambda: statement.to_json().encode())
+    if isinstance(again, ComputationFailure):
+        found.problem(CERTIFICATE, f"cannot be written again: {again.why}")
+        return None
+    if again.value != raw:
         found.problem(CERTIFICATE, "is not spelled as bi-harness writes it: it was changed")
     return statement
+
+
+def _validated(raw: bytes) -> Statement | str:
+    """The certificate, or where it is not as the schema has it."""
+    try:
+        return Statement.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        return (
+            f"is not as {SCHEMA} has it: {first_problem(error)} ({error.error_count()} such places). "
+            "It was changed, or a newer version of bi-harness made it"
+        )
 
 
 def _schema(data: Any) -> Any:
@@ -277,20 +262,22 @@ def _schema(data: Any) -> Any:
     return data
 
 
-def consistent(statement: Statement, found: _Findings) -> None:
+def consistent(statement: Statement, found: Findings) -> None:
     """Whether verdict, counts and lists follow from the checks that the certificate lists.
 
     The journal that it would come from is made of what it tells, and the certificate of that journal is
     computed: it must be the same. What only a real journal tells (a unit that did not end well, engines that
     do not agree) can but lower a verdict, from CERTIFIED to INCONCLUSIVE.
     """
+    compared = attempt(lambda: _compare_with_checks(statement, found))
+    if isinstance(compared, ComputationFailure):
+        found.problem(CERTIFICATE, f"contradicts itself: {compared.why}")
+
+
+def _compare_with_checks(statement: Statement, found: Findings) -> None:
     result = statement.predicate.bi_harness
-    try:
-        events, journal = _implied(result)
-        again = build(events, journal)
-    except (HarnessError, ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
-        found.problem(CERTIFICATE, f"contradicts itself: {str(error)[:300]}")
-        return
+    events, journal = _implied(result)
+    again = build(events, journal)
     other = again.predicate.bi_harness
     # Of a shard, which is never CERTIFIED, it is what its part came to.
     lowered = (result.verdict, other.verdict) == ("INCONCLUSIVE", "CERTIFIED") or (
@@ -329,7 +316,7 @@ def _part_passed(result: HarnessResult) -> bool:
     return result.shard is not None and result.shard.passed
 
 
-def _no_doubt(result: HarnessResult, found: _Findings) -> None:
+def _no_doubt(result: HarnessResult, found: Findings) -> None:
     if doubts := result.provenance.get("disagreements"):
         found.problem(
             f"{CERTIFICATE}: verdict", f"CERTIFIED, and its engines do not agree: {str(doubts)[:200]}"
@@ -369,7 +356,7 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
             )
         )
         if not skipped:
-            checks.append(CheckFinished(time=time, result=_as_journaled(check)))
+            checks.append(CheckFinished(time=time, result=_as_journaled(check, result)))
     copied = {
         name: getattr(result, name) for name in RunStarted.model_fields if name in HarnessResult.model_fields
     }
@@ -397,20 +384,20 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     return [start, *engines, *checks, *units, *localized, *end], journal
 
 
-def _as_journaled(check: CheckResult) -> CheckResult:
+def _as_journaled(check: CheckResult, result: HarnessResult) -> CheckResult:
     """A result as a unit gave it: only the certificate waives, and tells that a waiver expired."""
     if check.status == "waived":
         return check.model_copy(update={"status": "fail", "waiver": None})
-    if check.status == "fail" and _EXPIRED in check.reason:
-        return check.model_copy(update={"reason": check.reason.partition(_EXPIRED)[0]})
+    if check.status == "fail" and result.waivers:
+        # A reason is free text, so nothing is parsed from it: what an expired waiver adds is computed.
+        told = expiry_told((use.waiver for use in result.waivers), check)
+        if told and check.reason.endswith(told):
+            return check.model_copy(update={"reason": check.reason.removesuffix(told)})
     return check
 
 
-_EXPIRED = "; its waiver expired on "
-
-
 def _journal(
-    folder: Folder, statement: Statement, digest: str, recompute: Recompute, found: _Findings
+    folder: Folder, statement: Statement, digest: str, recompute: Recompute, found: Findings
 ) -> bool:
     """Whether the certificate is, byte for byte, what its journal gives."""
     data = folder.contents.get(JOURNAL)
@@ -425,74 +412,41 @@ def _journal(
     if told != f"sha256:{hashlib.sha256(data).hexdigest()}":
         found.problem(JOURNAL, "its digest is not the one that the certificate names: one was changed")
         return False
-    try:
-        again = recompute.statement(data).to_json().encode()
-    except (HarnessError, ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
-        found.problem(JOURNAL, f"gives no certificate: {str(error)[:300]}")
+    again = attempt(lambda: recompute.statement(data).to_json().encode())
+    if isinstance(again, ComputationFailure):
+        found.problem(JOURNAL, f"gives no certificate: {again.why}")
         return False
-    if hashlib.sha256(again).hexdigest() != digest:
+    if hashlib.sha256(again.value).hexdigest() != digest:
         found.problem(CERTIFICATE, "does not follow from the journal beside it")
         return False
     found.good(JOURNAL, "gives this certificate, byte for byte")
     return True
 
 
-def _shards(folder: Folder, recompute: Recompute, found: _Findings) -> None:
+def _shards(folder: Folder, recompute: Recompute, found: Findings) -> None:
     """Whether the journal is what the shards' journals beside it give."""
     data = folder.contents.get(JOURNAL)
     if not folder.shards or data is None:
         return
-    try:
-        again = recompute.merged(folder.shards)
-    except (HarnessError, ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
-        found.problem(SHARDS, f"cannot be merged: {str(error)[:300]}")
+    again = attempt(lambda: recompute.merged(folder.shards))
+    if isinstance(again, ComputationFailure):
+        found.problem(SHARDS, f"cannot be merged: {again.why}")
         return
-    if again != data:
+    if again.value != data:
         found.problem(SHARDS, f"are not those of the {JOURNAL} beside them: one was changed")
         return
     found.good(SHARDS, f"{len(folder.shards)} shards' journals give this one, byte for byte")
 
 
 def _files(
-    folder: Folder,
-    statement: Statement,
-    digest: str,
-    keys: Sequence[Key],
-    wanted: bool,
-    found: _Findings,
+    folder: Folder, statement: Statement, digest: str, sealed: Sealed | None, wanted: bool, found: Findings
 ) -> frozenset[str]:
     """The files that a given key vouches for, as they are; a file that was changed is a problem."""
-    sealed = _sealed(folder, FILES_ENVELOPE, keys, found)
-    if sealed is None:
-        if folder.others:
-            found.note("logs", "nobody signed them: whether they were changed cannot be told")
+    listed = signed_list(sealed, statement, digest, found)
+    same = compare_with_list(folder, listed, found) if listed is not None else frozenset()
+    name_unsigned(folder, listed, found)
+    if sealed is None or listed is None:
         return frozenset()
-    for keyid in sealed.bad:
-        found.problem(FILES_ENVELOPE, f"the signature of the key {keyid} is not good: it was changed")
-    if wanted and not sealed.signed_by and not sealed.bad:
-        found.problem(FILES_ENVELOPE, "none of the given keys signed it")
-    try:
-        files = FilesStatement.model_validate_json(sealed.payload, strict=True)
-    except ValidationError as error:
-        found.problem(FILES_ENVELOPE, f"is no list of a run's files: {first_problem(error)}")
-        return frozenset()
-    digests = files.digests()
-    # Of another run with the same key it would be signed as well.
-    if digests.get(CERTIFICATE) != digest or files.predicate.run_id != statement.predicate.bi_harness.run_id:
-        found.problem(FILES_ENVELOPE, "is of another certificate than the one beside it")
-        return frozenset()
-    there = {name: hashlib.sha256(data).hexdigest() for name, data in folder.contents.items()}
-    there |= folder.others
-    same = frozenset(name for name, value in digests.items() if there.get(name) == value)
-    for name in sorted(digests.keys() & there.keys() - same):
-        found.problem(name, f"was changed: its digest is not the one in {FILES_ENVELOPE}")
-    if missing := sorted(digests.keys() - there.keys()):
-        found.note(
-            "files", f"{len(missing)} files that were signed are not there: {', '.join(missing)[:300]}"
-        )
-    uncovered = there.keys() - digests.keys() - {ENVELOPE, FILES_ENVELOPE}
-    if uncovered:
-        found.note("files", f"nobody signed {', '.join(sorted(uncovered))[:300]}")
     if not sealed.signed_by:
         if not wanted:
             found.note(FILES_ENVELOPE, "its signature was NOT checked, for its key was not given")
@@ -502,20 +456,19 @@ def _files(
 
 
 def _reports(
-    folder: Folder, statement: Statement, recompute: Recompute, vouched: frozenset[str], found: _Findings
+    folder: Folder, statement: Statement, recompute: Recompute, vouched: frozenset[str], found: Findings
 ) -> None:
     missing = [name for name in REPORTS if name not in folder.contents]
     same = 0
     for name in REPORTS:
         if name in missing:
             continue
-        try:
-            again = recompute.reports[name](statement)
-        except Exception as error:
+        again = attempt(partial(recompute.reports[name], statement))
+        if isinstance(again, ComputationFailure):
             # A renderer must take any certificate; one that does not has shown nothing of the file.
-            found.problem(name, f"cannot be rendered from the certificate: {type(error).__name__}: {error}")
+            found.problem(name, f"cannot be rendered from the certificate: {again.why}")
             continue
-        if folder.contents[name] == again:
+        if folder.contents[name] == again.value:
             same += 1
         elif name in vouched:
             found.note(name, "another version of bi-harness rendered it; it is as it was signed")
@@ -525,6 +478,36 @@ def _reports(
         found.good("reports", f"{same} are what the certificate gives, byte for byte")
     if missing:
         found.note("reports", f"not there: {', '.join(missing)}")
+
+
+def _beside_reports(
+    folder: Folder, statement: Statement, recompute: Recompute, vouched: frozenset[str], found: Findings
+) -> None:
+    """Whether files that are computed from certificate and journal are what these give."""
+    names = sorted(name for name in folder.others if beside_reports(name))
+    if not names:
+        return
+    journal = folder.contents.get(JOURNAL)
+    if journal is None:
+        for name in names:
+            if name not in vouched:
+                found.note(name, f"was not looked at: it is computed from the {JOURNAL}, which is not there")
+        return
+    computed = attempt(lambda: recompute.beside(statement, journal))
+    if isinstance(computed, ComputationFailure):
+        for name in names:
+            found.problem(name, f"cannot be computed from certificate and journal: {computed.why}")
+        return
+    for name in names:
+        again = computed.value.get(name)
+        if again is not None and hashlib.sha256(again).hexdigest() == folder.others[name]:
+            found.good(name, "is what certificate and journal give, byte for byte")
+        elif name in vouched:
+            found.note(name, "another version of bi-harness wrote it; it is as it was signed")
+        elif again is None:
+            found.problem(name, "nobody signed it, and certificate and journal give no such file")
+        else:
+            found.problem(name, _other_bytes(statement, recompute.harness))
 
 
 def _other_bytes(statement: Statement, harness: str) -> str:

@@ -64,9 +64,18 @@ def _waived(result: CheckResult, waivers: Iterable[Waiver], day: date | None) ->
     for waiver in naming:
         if not expired(waiver, day):
             return result.model_copy(update={"status": "waived", "waiver": waiver})
-    last = max(naming, key=lambda waiver: waiver.expires)
-    reason = f"{result.reason}; its waiver expired on {last.expires} (owner: {last.owner}, {last.link})"
-    return result.model_copy(update={"reason": reason})
+    return result.model_copy(update={"reason": f"{result.reason}{_told(naming)}"})
+
+
+def expiry_told(waivers: Iterable[Waiver], result: CheckResult) -> str:
+    """What a failure's reason ends with where its waivers have expired; empty where none names it."""
+    naming = [waiver for waiver in waivers if names(waiver, result.cell, result.check)]
+    return _told(naming) if naming else ""
+
+
+def _told(expired_ones: Sequence[Waiver]) -> str:
+    last = max(expired_ones, key=lambda waiver: waiver.expires)
+    return f"; its waiver expired on {last.expires} (owner: {last.owner}, {last.link})"
 
 
 def _use(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bi_harness.cli.lazy import new_app
-from bi_harness.cli.options import AsJson
+from bi_harness.cli.options import AsJson, key_given
 from bi_harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ PublicKeys = Annotated[
     typer.Option(
         "--public-key",
         envvar="BI_HARNESS_PUBLIC_KEY",
+        callback=key_given,
         help="Check signatures with this key (repeatable). A bad signature does not count.",
     ),
 ]

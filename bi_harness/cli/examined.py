@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,16 +15,23 @@ from bi_harness.certificate.files import (
     ENVELOPE,
     FILES_ENVELOPE,
     JOURNAL,
+    LOGS,
+    PROPOSAL,
     REPORTS,
     SHARDS,
+    of_run,
 )
+from bi_harness.certificate.findings import printable
+from bi_harness.certificate.run_tree import read_tree
 from bi_harness.certificate.statement import Statement
 from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
 from bi_harness.errors import UsageError
 from bi_harness.matrix.collector import no_collection
 from bi_harness.matrix.shards import MOST
 from bi_harness.reading import NotRegular, read_bounded
-from bi_harness.report.sealed import log_digests
+from bi_harness.report.sealed import digest_of
+from bi_harness.report.startup_proposal import render_proposal
+from bi_harness.report.testengine import render_test_engine
 from bi_harness.report.write import WRITERS
 from bi_harness.runner.journal import read_text
 from bi_harness.runner.merged_folder import merge_again
@@ -78,6 +86,7 @@ def recompute() -> Recompute:
         reports={name: writer for name, writer in WRITERS.items() if name != CERTIFICATE},
         harness=tree_digest(Path(bi_harness.__file__).resolve().parent),
         merged=merge_again,
+        beside=_beside_reports,
     )
 
 
@@ -85,8 +94,15 @@ def _from_journal(data: bytes) -> Statement:
     return build(*read_text(data, JOURNAL, progress=False))
 
 
+def _beside_reports(statement: Statement, journal: bytes) -> dict[str, bytes]:
+    events, _ = read_text(journal, JOURNAL, progress=False)
+    proposal = render_proposal(statement)
+    return {**render_test_engine(statement, events), **({PROPOSAL: proposal.encode()} if proposal else {})}
+
+
 def _is_run(path: Path) -> bool:
-    return any((path / name).exists() for name in (CERTIFICATE, ENVELOPE, JOURNAL))
+    # Not Path.exists, which raises where the path is too long.
+    return any(os.path.exists(path / name) for name in (CERTIFICATE, ENVELOPE, JOURNAL))  # noqa: PTH110
 
 
 def read_folder(path: Path) -> Folder:
@@ -107,7 +123,7 @@ def read_folder(path: Path) -> Folder:
     data = contents.get(CERTIFICATE, b"")
     if b'"payloadType"' in data and b'"predicateType"' not in data:
         contents = {ENVELOPE: data}
-    return Folder(str(path), contents, whole=False, unreadable=unreadable)
+    return Folder(printable(str(path)), contents, whole=False, unreadable=unreadable)
 
 
 def _must_be_there(path: Path) -> None:
@@ -123,21 +139,48 @@ def _beside(folder: Path, place: str, *, whole: bool) -> Folder:
     unreadable: dict[str, str] = {}
     for name in _NAMES:
         _read(folder / name, name, contents, unreadable)
+    tree = read_tree(folder)
     others: dict[str, str] = {}
-    try:
-        others = dict(log_digests(folder))
-    except OSError as error:
-        unreadable["logs"] = error.strerror or str(error)
+    foreign: list[str] = []
+    for name in tree.files:
+        if name in _NAMES:
+            continue
+        if not of_run(name):
+            foreign.append(name)
+            continue
+        try:
+            others[name] = digest_of(folder / name)
+        except OSError as error:
+            unreadable[name] = error.strerror or str(error)
+    for name, why in tree.unreadable.items():
+        if whole or name == LOGS or name.startswith(f"{LOGS}/"):
+            unreadable.setdefault(name, why)
     shards: dict[str, bytes] = {}
-    # More than there can be are not read: what they would merge to is nothing.
-    for path in sorted((folder / SHARDS).glob("*.jsonl"))[: MOST + 1]:
-        _read(path, f"{SHARDS}/{path.name}", shards, unreadable)
-    return Folder(place, contents, others, whole, unreadable, shards)
+    # More than there can be, and of more bytes than one file, are not read: they would merge to nothing.
+    left = MAX_BYTES
+    journals = [name for name in others if name.startswith(f"{SHARDS}/") and name.endswith(".jsonl")]
+    for name in sorted(name for name in journals if name.count("/") == SHARDS.count("/") + 1)[: MOST + 1]:
+        _read(folder / name, name, shards, unreadable, limit=left)
+        left -= len(shards.get(name, b""))
+    return Folder(
+        printable(place),
+        contents,
+        others,
+        whole,
+        unreadable,
+        shards,
+        name=Path(os.path.abspath(folder)).name if whole else "",  # noqa: PTH100 - not resolved: as given
+        foreign=tuple(foreign),
+        irregular=tree.irregular,
+        folders=frozenset(tree.folders),
+    )
 
 
-def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str]) -> None:
+def _read(
+    path: Path, name: str, contents: dict[str, bytes], unreadable: dict[str, str], *, limit: int = MAX_BYTES
+) -> None:
     try:
-        data = read_bounded(path, MAX_BYTES)
+        data = read_bounded(path, limit)
     except FileNotFoundError:
         return
     except (NotRegular, IsADirectoryError):
@@ -146,8 +189,9 @@ def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[st
     except (OSError, ValueError) as error:
         unreadable[name] = getattr(error, "strerror", None) or str(error)
         return
-    if len(data) > MAX_BYTES:
-        unreadable[name] = f"it is larger than {MAX_BYTES // 2**20} MiB"
+    if len(data) > limit:
+        what = "it is" if limit == MAX_BYTES else "it and the journals before it are"
+        unreadable[name] = f"{what} larger than {MAX_BYTES // 2**20} MiB"
         return
     contents[name] = data
 

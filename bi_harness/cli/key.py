@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bi_harness.cli.lazy import new_app
-from bi_harness.cli.options import AsJson
+from bi_harness.cli.options import AsJson, key_given
 
 app = new_app("Make keys that certificates are signed with.")
 
@@ -26,6 +26,7 @@ def new(
             "--out",
             "-o",
             envvar="BI_HARNESS_KEY_OUT",
+            callback=key_given,
             help="Private key to make; PATH.pub is the public one.",
         ),
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bi_harness.cli.job import Annotate, tell
-from bi_harness.cli.options import AsJson, SignKey
+from bi_harness.cli.options import AsJson, SignKey, key_given
 
 Out = Annotated[
     Path,
@@ -21,6 +23,7 @@ PublicKey = Annotated[
     typer.Option(
         "--public-key",
         envvar="BI_HARNESS_PUBLIC_KEY",
+        callback=key_given,
         help="Public key, one of which must have signed every shard (repeatable).",
     ),
 ]
@@ -44,13 +47,15 @@ def merge(
     what it has is taken, and the certificate is that of an interrupted run; resume it (`run --resume`) and
     merge again.
 
-    With --public-key, each shard is verified first, as `bi-harness verify` does it, its reports included.
+    With --public-key, each shard is verified first, as `bi-harness verify` does it, its reports included, and
+    only logs that were signed are taken. Without, a warning says that nobody looked who signed the shards.
+
+    Into a folder that exists, the same merge writes again; with any other content in it, it is refused (4).
 
     Ends as the run would have: see ``bi-harness run``; with 4 where the shards are not those of one run.
     """
     from rich.console import Console
 
-    from bi_harness.certificate.files import ENVELOPE
     from bi_harness.certificate.verdict import exit_code
     from bi_harness.cli.output import warn
     from bi_harness.cli.run import sign, signer_of, write_json_result
@@ -63,14 +68,15 @@ def merge(
     signer = signer_of(sign_key)
     shards = read_shards(runs)
     events = merged(shards)
+    signed = None
     if public_key:
-        _verify(runs, public_key)
-    elif any((run / ENVELOPE).is_file() for run in runs):
-        warn("the shards' signatures were NOT checked: name the key with --public-key")
+        signed = _verify(runs, public_key)
+    else:
+        warn(_unchecked(runs))
     for one in shards:
         if not one.complete:
             warn(f"{one.name} did not come to its end: `bi-harness run --resume` does the rest of it")
-    run_dir, statement = write_merged(out, events, shards)
+    run_dir, statement = write_merged(out, events, shards, signed)
     if signer is None:
         refuse_stale(statement, run_dir)
     reports = write_reports(statement, run_dir) | sign(statement, run_dir, signer)
@@ -82,8 +88,20 @@ def merge(
     raise typer.Exit(exit_code(result.verdict, interrupted=result.interrupted, shard=result.shard))
 
 
-def _verify(runs: list[Path], public_keys: list[Path]) -> None:
+def _unchecked(runs: list[Path]) -> str:
+    from bi_harness.certificate.files import ENVELOPE
+
+    text = "the shards' signatures were NOT checked: name the key with --public-key"
+    if unsigned := [str(run) for run in runs if not os.path.lexists(run / ENVELOPE)]:
+        text += f". There is none to check, since nobody signed {', '.join(unsigned)[:1000]}"
+    return text
+
+
+def _verify(runs: list[Path], public_keys: list[Path]) -> dict[str, Mapping[str, str]]:
     """See that each shard is genuine, and signed.
+
+    Returns:
+        By shard, sha256 of the files that are as they were signed, by name.
 
     Raises:
         UsageError: one is not, or a key cannot be used.
@@ -93,11 +111,10 @@ def _verify(runs: list[Path], public_keys: list[Path]) -> None:
     from bi_harness.errors import UsageError
 
     keys = [load_public_key(path) for path in public_keys]
+    found = {str(run): examined(run, keys) for run in runs}
     wrong = [
-        f"{one.place}: {problem.where}: {problem.what}"
-        for run in runs
-        for one in [examined(run, keys)]
-        for problem in one.problems
+        f"{one.place}: {problem.where}: {problem.what}" for one in found.values() for problem in one.problems
     ]
     if wrong:
         raise UsageError("\n".join(["cannot merge: not every shard is genuine, and signed", *wrong]))
+    return {run: one.signed_files for run, one in found.items()}

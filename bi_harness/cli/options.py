@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+from bi_harness.errors import UsageError
+
+Value = TypeVar("Value")
+
+
+def key_given(ctx: typer.Context, param: typer.CallbackParam, value: Value) -> Value:
+    """The value of an option that names keys, as it is: its callback.
+
+    An empty one is never taken for no key: a secret that was not there would switch a check off.
+
+    Raises:
+        UsageError: the option or its variable is there, and is empty or blank.
+    """
+    source = ctx.get_parameter_source(param.name or "")
+    if source is not None and source.name == "COMMANDLINE":
+        # An empty text is Path("."), and no folder is a key.
+        if any(str(path).strip() in ("", ".") for path in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"{param.opts[0]} is empty: give the file of a key, or leave the option out")
+        return value
+    names = [param.envvar] if isinstance(param.envvar, str) else list(param.envvar or ())
+    for name in names:
+        # What is empty or blank never comes here as a value.
+        refuse_blank(name)
+    return value
+
+
+def refuse_blank(variable: str) -> None:
+    """Refuse a variable for a key that is set and holds nothing.
+
+    Raises:
+        UsageError: it is empty or blank.
+    """
+    text = os.environ.get(variable)
+    if text is not None and not text.strip():
+        raise UsageError(f"the variable {variable} is set and empty: give a key, or unset it")
 
 
 class ProfileName(StrEnum):
@@ -129,6 +166,7 @@ SignKey = Annotated[
     typer.Option(
         "--sign-key",
         envvar="BI_HARNESS_SIGN_KEY",
+        callback=key_given,
         help="Private key (of `bi-harness key new`) to sign the certificate with.",
     ),
 ]

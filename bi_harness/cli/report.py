@@ -45,9 +45,10 @@ def report(
         from bi_harness.report.sealed import refuse_stale
 
         refuse_stale(statement, run_folder)
-    reports = write_reports(statement, run_folder) | sign(statement, run_folder, signer)
+    reports = write_reports(statement, run_folder)
     if test_engine:
-        reports |= write_test_engine(statement, run_folder)
+        reports |= write_test_engine(statement, run_folder, sign=signer is not None)
+    reports |= sign(statement, run_folder, signer)
     if as_json:
         write_json_result(statement, run_folder)
     print_result(statement, Console(stderr=as_json), reports)

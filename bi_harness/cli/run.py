@@ -37,6 +37,7 @@ from bi_harness.cli.options import (
     Weights,
     WeightsName,
     given,
+    refuse_blank,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ Localize = Annotated[
         help="Trace the first failure of each unit to the module where it begins.",
     ),
 ]
+
+_API_KEY = "BI_HARNESS_API_KEY"
 
 _FIELDS = {
     **{name: name for name in ("device", "profile", "weights", "layers", "seed")},
@@ -191,6 +194,8 @@ def run(
         raise UsageError("--preload forks engines on this host, and --executor ray starts them on others")
     # Before anything else: hours of work must not end at a key that cannot sign.
     signer = signer_of(sign_key)
+    if endpoint is not None:
+        refuse_blank(_API_KEY)
     options = RunOptions(
         device=device,
         out=out,
@@ -233,6 +238,8 @@ def run(
                 suites=suites_dir,
                 waivers=waivers,
             )
+            if prepared.options.endpoint is not None:
+                refuse_blank(_API_KEY)
             if not earlier.complete:
                 from bi_harness.report.write import remove_reports
 
@@ -340,12 +347,25 @@ def signer_of(path: Path | None) -> CryptoSigner | None:
 
 
 def sign(statement: Statement, run_dir: Path, signer: CryptoSigner | None) -> dict[str, Path]:
-    """Sign what lies in the run's folder, where a key was given; returns name → path."""
+    """Sign what lies in the run's folder, where a key was given; returns name → path.
+
+    The files for Buildkite's Test Engine are written first where there are to be some, and are signed, too.
+
+    Raises:
+        InfrastructureError: a file cannot be read or written.
+        UsageError: something in the folder cannot be signed.
+    """
     if signer is None:
         return {}
+    from bi_harness.cli.job import content_for_test_engine, in_job, write_test_engine
     from bi_harness.report.sealed import write_sealed
+    from bi_harness.report.testengine import PATTERN
 
-    return write_sealed(statement, run_dir, signer)
+    beside: dict[str, bytes] = {}
+    if in_job() or any(run_dir.glob(PATTERN)):
+        write_test_engine(statement, run_dir, sign=True)
+        beside = content_for_test_engine(statement, run_dir)
+    return write_sealed(statement, run_dir, signer, beside)
 
 
 def write_proposal(statement: Statement, run_dir: Path) -> None:

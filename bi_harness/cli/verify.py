@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bi_harness.cli.options import AsJson
+from bi_harness.cli.options import AsJson, key_given
 from bi_harness.exits import OK, ExitCode
 
 if TYPE_CHECKING:
+    from bi_harness.certificate.statement import Statement
     from bi_harness.certificate.verify import Examined
 
 _MARKS = {"problem": "✗", "note": "·", "good": "✓"}
@@ -26,7 +27,10 @@ def verify(
     key: Annotated[
         list[Path] | None,
         typer.Option(
-            "--key", envvar="BI_HARNESS_KEY", help="Public key, one of which must have signed (repeatable)."
+            "--key",
+            envvar="BI_HARNESS_KEY",
+            callback=key_given,
+            help="Public key, one of which must have signed (repeatable).",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -35,7 +39,10 @@ def verify(
 
     Looked at: the signature; the schema; that verdict and counts follow from the checks; and, with the run's
     folder at hand, that certificate and reports follow from the journal, byte for byte. Without --key,
-    nobody's signature is asked for, and the output says so.
+    nobody's signature is asked for, and the output says so. With --key, a run's folder must have both
+    envelopes, and each signed file that is there must be the one that was signed.
+
+    Read which run it is: a key signs many. The output names run, device, vLLM and times.
 
     Ends with 0 when every certificate is genuine, 1 when one is not, 4 for a file or key that cannot be used.
     """
@@ -57,13 +64,18 @@ def verify(
 
 def as_data(result: Examined) -> dict[str, Any]:
     """What was found, for ``--json``."""
+    from bi_harness.certificate.diff import device_of, vllm_of
+
     told = result.statement.predicate.bi_harness if result.statement else None
     return {
         "certificate": result.place,
         "genuine": result.genuine,
         "verdict": told.verdict if told else None,
         "run_id": told.run_id if told else None,
-        "device": told.device.get("id") if told else None,
+        "device": (device_of(result.statement) or None) if result.statement else None,
+        "vllm": (vllm_of(result.statement) or None) if result.statement else None,
+        "started": told.started if told else None,
+        "finished": told.finished if told else None,
         "digest": f"sha256:{result.digest}" if result.digest else None,
         "signed_by": list(result.signed_by),
         "signatures": list(result.signatures),
@@ -81,8 +93,25 @@ def _show(result: Examined) -> None:
         state = "consistent; who made it was NOT checked"
     verdict = f" (its verdict: {told.verdict})" if told else ""
     typer.echo(f"{clean(result.place)}: {state}{verdict}")
+    if result.statement is not None:
+        typer.echo(f"  {_line(_which_run(result.statement))}")
     for finding in result.findings:
         typer.echo(f"  {_MARKS[finding.level]} {_line(finding.where)}: {_line(finding.what)}")
+
+
+def _which_run(statement: Statement) -> str:
+    """The run that a certificate is of. A key signs many: whoever wants one of them reads this line."""
+    from bi_harness.certificate.diff import device_of, vllm_of
+    from bi_harness.certificate.problems import shortened
+
+    told = statement.predicate.bi_harness
+    parts = (
+        f"run {told.run_id}",
+        f"device {device_of(statement) or 'not known'}",
+        f"vLLM {vllm_of(statement) or 'not known'}",
+        f"{told.started} to {told.finished or 'no end'}",
+    )
+    return ", ".join(shortened(part, 120) for part in parts)
 
 
 def _line(text: str) -> str:

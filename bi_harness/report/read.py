@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,8 @@ def read_certificate(path: Path) -> Statement:
     Raises:
         UsageError: there is none, or what is there is no certificate that this bi-harness knows.
     """
-    file = path / CERTIFICATE if path.is_dir() else path
+    # Not Path.is_dir, which raises where the path is too long.
+    file = path / CERTIFICATE if os.path.isdir(path) else path  # noqa: PTH112
     try:
         data = read_bounded(file, MAX_BYTES)
     except (OSError, ValueError) as error:

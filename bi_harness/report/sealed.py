@@ -3,44 +3,64 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from pydantic import ValidationError
 from securesystemslib.signer import CryptoSigner
 
 from bi_harness.certificate.files import (
-    CERTIFICATE,
     ENVELOPE,
     FILES_ENVELOPE,
-    JOURNAL,
     LOGS,
-    REPORTS,
-    FilesStatement,
+    PROPOSAL,
+    beside_reports,
     files_statement,
+    of_run,
+    read_files_statement,
 )
-from bi_harness.certificate.sign import EnvelopeError, open_envelope, seal
+from bi_harness.certificate.findings import printable
+from bi_harness.certificate.run_tree import read_tree
+from bi_harness.certificate.sign import open_envelope, seal
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError, UsageError
+from bi_harness.reading import read_bounded
 from bi_harness.report.write import WRITERS, replace_file
 
+_ENVELOPE_BYTES: Final = 512 * 1024 * 1024
 
-def write_sealed(statement: Statement, run_dir: Path, signer: CryptoSigner) -> dict[str, Path]:
+
+def write_sealed(
+    statement: Statement, run_dir: Path, signer: CryptoSigner, beside: Mapping[str, bytes] | None = None
+) -> dict[str, Path]:
     """Sign the certificate, and a list of the digests of all files of the run; returns name → path.
 
     Args:
+        statement: the certificate.
         run_dir: has the reports already.
+        signer: the key.
+        beside: content of the files next to the reports (``test-engine.json``) as the run's journal gives it,
+            by name. One of other content is not signed.
 
     Raises:
         InfrastructureError: a file cannot be read or written.
+        UsageError: something in the folder cannot be signed: a link in place of a file, a name that is not
+            UTF-8, a file that the journal does not give, or a log that was signed with other content.
     """
     result = statement.predicate.bi_harness
+    before = {name: value for name, value in listed(run_dir).items() if name.startswith(f"{LOGS}/")}
     try:
-        digests = dict(_digests(run_dir))
+        digests = dict(_digests(run_dir, beside or {}))
     except OSError as error:
         raise InfrastructureError(
             f"cannot read {error.filename} to sign it: {error.strerror or error}"
         ) from error
+    for name, value in before.items():
+        if digests.get(name, value) != value:
+            raise UsageError(
+                f"cannot sign {run_dir / name}: it is not the one that was signed before. What to do: put "
+                f"that one back, or move {FILES_ENVELOPE} away to sign what is there now"
+            )
     files = files_statement(result.run_id, digests)
     # The certificate's own comes last: with it, the run reads as signed, and then the rest is there.
     return {
@@ -64,42 +84,68 @@ def refuse_stale(statement: Statement, run_dir: Path) -> None:
         )
 
 
+def listed(run_dir: Path) -> dict[str, str]:
+    """sha256 of the files that a folder's list names, by name; nothing where there is no list.
+
+    Nobody looks who signed it: this keeps what was signed from being overwritten by mistake, no more.
+    """
+    try:
+        data = read_bounded(run_dir / FILES_ENVELOPE, _ENVELOPE_BYTES)
+        return read_files_statement(open_envelope(data).payload).digests()
+    except (OSError, ValueError):
+        return {}
+
+
 def _still_holds(statement: Statement, run_dir: Path, name: str) -> bool:
     try:
-        data = (run_dir / name).read_bytes()
+        data = read_bounded(run_dir / name, _ENVELOPE_BYTES)
     except FileNotFoundError:
         return True
-    except OSError as error:
-        raise UsageError(f"cannot read {run_dir / name}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read {run_dir / name}: {why}") from error
     try:
         payload = open_envelope(data).payload
         if name == ENVELOPE:
             return payload == statement.to_json().encode()
-        signed = FilesStatement.model_validate_json(payload).digests()
-    except (EnvelopeError, ValidationError):
+        signed = read_files_statement(payload).digests()
+    except ValueError:  # EnvelopeError is one
         return False
     return all(
         signed.get(file) == hashlib.sha256(writer(statement)).hexdigest() for file, writer in WRITERS.items()
     )
 
 
-def _digests(run_dir: Path) -> Iterator[tuple[str, str]]:
-    for name in (CERTIFICATE, JOURNAL, *REPORTS):
-        if (run_dir / name).is_file():
-            yield name, digest_of(run_dir / name)
-    yield from log_digests(run_dir)
-
-
-def log_digests(run_dir: Path) -> Iterator[tuple[str, str]]:
-    """Name (``logs/...``) and sha256 of each log of a run.
+def _digests(run_dir: Path, beside: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
+    """Name and sha256 of each file that is signed: those of a run, and nothing else that lies there.
 
     Raises:
         OSError: one cannot be read.
+        UsageError: one is not a regular file, has a name that is not UTF-8, or is not what it must be.
     """
-    for path in sorted((run_dir / LOGS).rglob("*")):
-        # A link could lead anywhere; what a run writes has none.
-        if path.is_file() and not path.is_symlink():
-            yield path.relative_to(run_dir).as_posix(), digest_of(path)
+    tree = read_tree(run_dir)
+    for name in (*tree.irregular, *tree.folders):
+        if name == LOGS and name in tree.folders:
+            continue
+        if name == LOGS or (of_run(name) and not name.startswith(f"{LOGS}/")):
+            kind = tree.irregular.get(name, "a folder")
+            raise UsageError(f"cannot sign {run_dir / name}: it is {kind}, and only regular files are signed")
+    for name, why in tree.unreadable.items():
+        if name == "." or name == LOGS or name.startswith(f"{LOGS}/"):
+            raise UsageError(f"cannot sign {run_dir / name}: {why}")
+    for name in tree.files:
+        # A run writes its proposal when it is signed already; `verify` computes it.
+        if not of_run(name) or name == PROPOSAL:
+            continue
+        if printable(name) != name:
+            raise UsageError(f"cannot sign {run_dir / name}: its name is not UTF-8. What to do: rename it")
+        digest = digest_of(run_dir / name)
+        if beside_reports(name) and digest != hashlib.sha256(beside.get(name, b"")).hexdigest():
+            raise UsageError(
+                f"cannot sign {run_dir / name}: it is not what the run's journal gives. What to do: remove "
+                "it, or write it again with `bi-harness report RUN --test-engine`"
+            )
+        yield name, digest
 
 
 def digest_of(path: Path) -> str:

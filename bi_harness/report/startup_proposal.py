@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any
 
 import yaml
 from packaging.version import InvalidVersion, Version
 
+from bi_harness.certificate.files import PROPOSAL as PROPOSAL
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import Statement
 from bi_harness.report.cellid import parse_cell_id
 from bi_harness.report.text import clean
 from bi_harness.spec.startup import NEVER_WARM
-
-PROPOSAL: Final = "expected.proposal.yaml"
-"""In the run's folder."""
 
 _COUNTED = re.compile(r"(cold|warm): ((?:num_|aot_autograd\.|unique_graphs|kernels_built)\w*)")
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from bi_harness.certificate.events import CheckStarted, EngineReady, Event, RunStarted
+from bi_harness.certificate.files import TEST_ENGINE
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.certificate.statement import Statement
 from bi_harness.report import facts
@@ -26,7 +27,7 @@ from bi_harness.report.text import clean, elapsed
 NAME: Final = "test-engine.json"
 """The first file; those after it are ``test-engine-2.json``, ..."""
 
-PATTERN: Final = "test-engine*.json"
+PATTERN: Final = TEST_ENGINE
 
 MOST: Final = 5_000
 """Results in a file that Test Engine takes."""

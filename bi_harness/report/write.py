@@ -83,6 +83,7 @@ def replace_file(path: Path, content: str | bytes) -> Path:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError for a path that is none (a NUL in it)
+        why = getattr(error, "strerror", None) or error
+        raise InfrastructureError(f"cannot write {path}: {why}") from error
     return path

@@ -116,7 +116,8 @@ def resuming(run_dir: Path) -> Iterator[Earlier]:
         InfrastructureError: processes of an earlier attempt do not end.
     """
     run_dir = run_dir.absolute()
-    if not (run_dir / JOURNAL).is_file():
+    # Not Path.is_file, which raises where the path is too long.
+    if not os.path.isfile(run_dir / JOURNAL):  # noqa: PTH113
         raise UsageError(
             f"{run_dir} has no {JOURNAL}: --resume takes the folder of a run, DIR/<device>/<run id>"
         )

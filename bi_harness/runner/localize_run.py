@@ -82,7 +82,8 @@ def localize_run(
         HarnessError: it is no run, not this one, or there is nothing to localize.
     """
     run_dir = run_dir.absolute()
-    if not (run_dir / JOURNAL).is_file():
+    # Not Path.is_file, which raises where the path is too long.
+    if not os.path.isfile(run_dir / JOURNAL):  # noqa: PTH113
         raise UsageError(f"{run_dir} has no {JOURNAL}: give the folder of a run, DIR/<device>/<run id>")
     result = failure(build(*read(run_dir / JOURNAL, progress=False)), cell, check)
     events, whole, torn = read_whole_lines(run_dir / JOURNAL)

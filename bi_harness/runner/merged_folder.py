@@ -8,13 +8,24 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.events import Event, RunStarted
-from bi_harness.certificate.files import ENVELOPE, LOGS, SHARDS
+from bi_harness.certificate.files import (
+    CERTIFICATE,
+    ENVELOPE,
+    FILES_ENVELOPE,
+    LOGS,
+    REPORTS,
+    SHARDS,
+    TEST_ENGINE,
+)
+from bi_harness.certificate.run_tree import read_tree
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import InfrastructureError, UsageError
+from bi_harness.reading import read_bounded
 from bi_harness.runner.engines import safe_name
 from bi_harness.runner.journal import JOURNAL, MAX_BYTES, as_bytes, read, read_text
 from bi_harness.runner.merge import ShardJournal, merged
@@ -59,7 +70,10 @@ def merge_again(journals: Mapping[str, bytes]) -> bytes:
 
 
 def write_merged(
-    out: Path, events: Sequence[Event], shards: Sequence[ShardJournal]
+    out: Path,
+    events: Sequence[Event],
+    shards: Sequence[ShardJournal],
+    signed: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[Path, Statement]:
     """Write what shards were merged to, whole or not at all.
 
@@ -70,12 +84,16 @@ def write_merged(
         out: the run's folder is made under ``out/<device>/``.
         events: the merged journal.
         shards: what it was made of; their places are folders.
+        signed: by a shard's place, sha256 of its files as a checked signature has them, by name: then nothing
+            else is taken from it. ``None`` where no signature was checked.
 
     Returns:
-        The run's folder and its certificate. The reports are not written yet.
+        The run's folder and its certificate. The reports are not written yet. Whatever else is in the folder
+        was written by this call, or is byte for byte what it would have written.
 
     Raises:
-        UsageError: the folder is there already and is of something else, or cannot be made.
+        UsageError: the folder is there already and has other content, or cannot be made; or a shard has a
+            log that nobody signed.
         InfrastructureError: something cannot be written.
     """
     start = events[0]
@@ -85,24 +103,31 @@ def write_merged(
         raise UsageError(f"the merged journal would be larger than {MAX_BYTES >> 20} MiB")
     statement = build(*read_text(data, JOURNAL, progress=False))
     run_dir = out.absolute() / safe_name(str(start.device.get("id", ""))) / safe_name(start.run_id)
-    if run_dir.exists():
-        _must_be_the_same(run_dir, data)
-        return run_dir, statement
+    there = os.path.lexists(run_dir)
+    if there:
+        _must_be_the_run(run_dir, data)
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         # Of a name that no run's folder has, beside it: moved there in one step when all is there.
         made = Path(tempfile.mkdtemp(prefix=".merge-", dir=run_dir.parent))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot make the run's folder {run_dir}: {error.strerror or error}. Choose another with --out"
+            f"cannot make the run's folder {run_dir}: {why}. Choose another with --out"
         ) from error
     try:
         made.chmod(0o755)
         (made / LOGS).mkdir()
-        for one in shards:
-            _copy_logs(Path(one.place), made, one)
+        # Not in the order given: the same shards make the same folder.
+        for one in sorted(shards, key=lambda one: one.start.shard.index if one.start.shard else 0):
+            _copy_logs(Path(one.place), made, one, signed)
         (made / JOURNAL).write_bytes(data)
-        made.rename(run_dir)
+        if there:
+            # Its reports are written again, and its envelopes looked at: see `write_reports`, `write_sealed`.
+            _must_be_the_same(run_dir, made)
+            shutil.rmtree(made)
+        else:
+            made.rename(run_dir)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
         raise InfrastructureError(f"cannot write {error.filename or made}: {error.strerror}") from error
@@ -112,34 +137,82 @@ def write_merged(
     return run_dir, statement
 
 
-def _must_be_the_same(run_dir: Path, data: bytes) -> None:
+def _must_be_the_run(run_dir: Path, data: bytes) -> None:
+    if run_dir.is_symlink():
+        raise UsageError(f"{run_dir} is there already, and is a link. Choose another folder with --out")
     there = None
     with suppress(OSError):
-        there = (run_dir / JOURNAL).read_bytes()
+        there = read_bounded(run_dir / JOURNAL, MAX_BYTES)
     if there != data:
         raise UsageError(f"{run_dir} is there already, and is another run. Choose another folder with --out")
 
 
-def _copy_logs(folder: Path, made: Path, shard: ShardJournal) -> None:
+def _must_be_the_same(run_dir: Path, made: Path) -> None:
+    """Refuse a folder in which anything is not what this merge writes.
+
+    Raises:
+        UsageError: a file has other content, is not there, is of another kind, or is not of this merge.
+    """
+    there = read_tree(run_dir)
+    old, new = frozenset(there.files), frozenset(read_tree(made).files)
+    wrong = [f"{name} is {kind}" for name, kind in there.irregular.items()]
+    wrong += [f"{name} cannot be read" for name in there.unreadable]
+    wrong += [f"{name} is not of this merge" for name in sorted(old - new) if not _own(name)]
+    wrong += [f"{name} is not there" for name in sorted(new - old)]
+    wrong += [
+        f"{name} has other content"
+        for name in sorted(old & new)
+        if _digest(run_dir / name) != _digest(made / name)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UsageError(
+            f"{run_dir} is there already, and is not what this merge writes: {wrong[0]}{more}. "
+            "Choose another folder with --out, or move that one away"
+        )
+
+
+def _own(name: str) -> bool:
+    """Whether a file is written after the merge, or looked at then, in any case."""
+    return name in (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, *REPORTS) or fnmatchcase(name, TEST_ENGINE)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copy_logs(
+    folder: Path, made: Path, shard: ShardJournal, signed: Mapping[str, Mapping[str, str]] | None
+) -> None:
     part = shard.start.shard
+    listed = signed.get(shard.place, {}) if signed is not None else None
+    if listed is not None and listed.get(JOURNAL) != shard.digest:
+        raise UsageError(f"{shard.name}: its journal changed while it was merged: its run goes on")
     for source in _logs(folder, of_shard=part is not None):
-        target = made / source.relative_to(folder)
+        name = source.relative_to(folder)
+        target = made / name
         if part is not None and target.exists():
             # Logs bear the names of units, and no unit is of two shards: nothing refers to this one.
             target = made / LOGS / f"shard-{part.index}" / source.relative_to(folder / LOGS)
+        if listed is not None and name.as_posix() not in listed:
+            raise UsageError(
+                f"cannot merge: {shard.name}: nobody signed {name.as_posix()}. What to do: move it away"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+        if listed is not None and _digest(target) != listed[name.as_posix()]:
+            raise UsageError(f"{shard.name}: {name.as_posix()} changed while it was merged")
     if part is None:
         return
     (made / SHARDS).mkdir(exist_ok=True)
-    name = f"{part.index}-of-{part.count}"
-    journal = made / SHARDS / f"{name}.jsonl"
+    name_of_part = f"{part.index}-of-{part.count}"
+    journal = made / SHARDS / f"{name_of_part}.jsonl"
     shutil.copyfile(folder / JOURNAL, journal)
-    with journal.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard.digest:
-            raise UsageError(f"{shard.name}: its journal changed while it was merged: its run goes on")
+    if _digest(journal) != shard.digest:
+        raise UsageError(f"{shard.name}: its journal changed while it was merged: its run goes on")
     if _is_file(folder / ENVELOPE):
-        shutil.copyfile(folder / ENVELOPE, made / SHARDS / f"{name}.dsse.json")
+        shutil.copyfile(folder / ENVELOPE, made / SHARDS / f"{name_of_part}.dsse.json")
 
 
 def _logs(folder: Path, *, of_shard: bool) -> Iterator[Path]:

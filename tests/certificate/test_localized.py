@@ -11,7 +11,7 @@ from bi_harness.certificate.build import build
 from bi_harness.certificate.events import EVENTS, Event, Localized
 from bi_harness.certificate.localized import Cost, Localization, ModuleState, TensorDifference, UlpBand
 from bi_harness.certificate.statement import Statement
-from bi_harness.certificate.verify import _Findings, consistent
+from bi_harness.certificate.verify import Findings, consistent
 from bi_harness.errors import UsageError
 from tests.certificate.journals import CELL, JOURNAL, TIME, ended, finished, ready, result, sound, started
 
@@ -89,7 +89,7 @@ def test_it_goes_to_json_and_back() -> None:
 
 
 def test_it_is_consistent() -> None:
-    found = _Findings()
+    found = Findings()
     consistent(of(TOLD), found)
     assert [f.what for f in found if f.level == "problem"] == []
 
