@@ -92,7 +92,13 @@ def render(table: pa.Table, keys: Sequence[str]) -> bytes:
     """
     sink = io.BytesIO()
     metadata = {_KEY: _VERSION, _KEYS: " ".join(sorted(keys)).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", version="2.6")
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        version="2.6",
+        write_page_checksum=True,
+    )
     return sink.getvalue()
 
 
@@ -114,7 +120,7 @@ def load(path: Path) -> tuple[pa.Table, tuple[str, ...]] | None:
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES // 2**30} GiB")
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         # Before any of it is unpacked: a few bytes can stand for very many rows.
         if file.metadata.num_rows > MAX_ROWS:
             raise ValueError(f"it has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
