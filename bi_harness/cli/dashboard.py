@@ -330,6 +330,8 @@ def _look(folder: Folder, digest: str, shown: str, *, keys: tuple[str, ...], sig
     from bi_harness.cli.examined import recompute
     from bi_harness.matrix.collector import no_collection
     from bi_harness.report.dashboard.claims import read_claim
+    from bi_harness.report.dashboard.history import table_of
+    from bi_harness.report.dashboard.history_check import row_problem
     from bi_harness.report.dashboard.rows import refused, row_of
     from bi_harness.report.text import clean
 
@@ -339,7 +341,11 @@ def _look(folder: Folder, digest: str, shown: str, *, keys: tuple[str, ...], sig
         try:
             examined = examine(folder, held, again, must_be_signed=False)
             claim = None if examined.genuine else read_claim(folder)
-            return row_of(examined, digest, shown, signed_only=signed_only, claim=claim)
+            row = row_of(examined, digest, shown, signed_only=signed_only, claim=claim)
+            if why := row_problem(table_of([row])):
+                # The next build would refuse the history that has it.
+                return refused(shown, f"cannot be shown: {why}", digest, read_claim(folder))
+            return row
         except Exception as error:
             why = f"cannot be examined: {type(error).__name__}: {clean(str(error), 300)}"
             return refused(shown, why, digest, read_claim(folder))
