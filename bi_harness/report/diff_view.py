@@ -187,7 +187,7 @@ def _series_headline(series: Series) -> str:
         line = f"{plural(len(series.bad), 'check')} of {count(len(series.tracks))} bad where last known"
         return f"{line}; {without}." if without else f"{line}."
     if not series.known:
-        return "No check has an answer in any certificate: nothing is known."
+        return "INCONCLUSIVE: no check has an answer in any certificate."
     line = f"None of {plural(series.known, 'check')} is bad where last known"
     return f"INCONCLUSIVE: {without}. {line}." if without else f"{line}."
 

@@ -1,4 +1,4 @@
-"""No view is greener than the verdict: each reason not to be CERTIFIED while the checks pass, in every view."""
+"""No view is greener than the verdict: each reason not to be CERTIFIED while checks pass, in each view."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from bi_harness.buildkite.annotation import body, style
 from bi_harness.certificate.build import build
 from bi_harness.certificate.diff import compare_certificates
-from bi_harness.certificate.events import Event, plan_digest
+from bi_harness.certificate.events import Event
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.series import series_of
 from bi_harness.certificate.statement import Statement
