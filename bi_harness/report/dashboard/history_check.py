@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -151,16 +152,13 @@ def _holds(check: Callable[[Any], bool], text: str) -> bool:
 
 
 def _is_environment(data: Any) -> bool:
-    return (
-        isinstance(data, list)
-        and len(data) <= MAX_ENVIRONMENT
-        and all(
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(isinstance(text, str) and len(text) <= MAX_TEXT for text in pair)
-            for pair in data
-        )
-    )
+    # A year has a million pairs: looked at by the interpreter's own loops.
+    if not isinstance(data, list) or len(data) > MAX_ENVIRONMENT:
+        return False
+    if set(map(type, data)) - {list} or set(map(len, data)) - {2}:
+        return False
+    texts = list(chain.from_iterable(data))
+    return not set(map(type, texts)) - {str} and max(map(len, texts), default=0) <= MAX_TEXT
 
 
 def _is_told(data: Any) -> bool:
