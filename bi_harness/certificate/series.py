@@ -1,23 +1,24 @@
 """Where in a series of certificates a check went bad. Pure.
 
-A check is good in a certificate when it passed there, and bad when it failed, waived or not. Everything else
-(an error, nothing concluded, a skip, not there at all, a fault planted on purpose) is unknown: never good.
+A check is good in a certificate when it passed there, and bad when it failed, waived or not. A comparison
+across parallel sizes that must be equal is a check of its own here, and a pass whose waiver fails the run is
+bad (``certificate.standing``). Everything else (an error, nothing concluded, a pass in a run that as a whole
+concluded nothing, a skip, not there at all, a fault planted on purpose) is unknown: never good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
 
 from bi_harness.certificate.diff import ValueChange, device_of, environment_changes, vllm_of
 from bi_harness.certificate.records import Count, Record, Status, Verdict
+from bi_harness.certificate.standing import CheckStanding, Outcome, check_standings
 from bi_harness.certificate.statement import Statement, planted_faults
 from bi_harness.errors import UsageError
+from bi_harness.exits import ExitCode
 
-Standing = Literal["good", "bad", "unknown"]
-
-_WORST: Final[tuple[Status, ...]] = ("fail", "waived", "error", "inconclusive", "skip", "pass")
+Standing = Outcome
 
 
 class Entry(Record):
@@ -44,10 +45,12 @@ class Track(Record):
 
     Attributes:
         standings: one for each certificate, in order.
-        statuses: the same in the certificates' words; ``None`` where the check is not there.
+        statuses: the same in the certificates' words; ``None`` where the check is not there. A pass may be
+            ``bad`` or ``unknown`` for what the certificate says besides its checks.
         last_good: the certificate in which it last passed before it went bad; ``None`` where it never did.
         first_bad: the first in which it was bad after that; ``None`` where it was good when last known.
         between: certificates of its device between these two, in which nothing is known of it.
+        fault: why it is bad in the first bad one although it passed there, or a comparison failed.
     """
 
     cell: str
@@ -57,6 +60,15 @@ class Track(Record):
     last_good: Count | None
     first_bad: Count | None
     between: Count = 0
+    fault: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the newest certificate that has the check leaves it without an answer; no rule's skip."""
+        for standing, status in zip(reversed(self.standings), reversed(self.statuses), strict=True):
+            if status is not None:
+                return standing == "unknown" and status != "skip"
+        return False
 
 
 class Step(Record):
@@ -85,6 +97,23 @@ class Series(Record):
         """The checks that are bad where they were last known."""
         return tuple(track for track in self.tracks if track.first_bad is not None)
 
+    @property
+    def open(self) -> tuple[Track, ...]:
+        """The checks that are not bad, and have no answer in the newest certificate that has them."""
+        return tuple(track for track in self.tracks if track.first_bad is None and track.open)
+
+    @property
+    def known(self) -> int:
+        """How many checks were ever good or bad."""
+        return sum("good" in track.standings or "bad" in track.standings for track in self.tracks)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What ``diff --series`` ends with: success only where each check has passed where last seen."""
+        if self.bad:
+            return ExitCode.NOT_CERTIFIED
+        return ExitCode.INCONCLUSIVE if self.open or not self.known else ExitCode.CERTIFIED
+
 
 def series_of(certificates: Sequence[tuple[str, Statement]]) -> Series:
     """The series, whatever the order in which the certificates are given.
@@ -96,8 +125,8 @@ def series_of(certificates: Sequence[tuple[str, Statement]]) -> Series:
         certificates, key=lambda item: (_ended(*item)[0], item[1].predicate.bi_harness.run_id, item[0])
     )
     entries = tuple(_entry(name, statement) for name, statement in ordered)
-    known = [{} if entry.planted else _statuses(s) for entry, (_, s) in zip(entries, ordered, strict=True)]
-    keys = sorted({key for statuses in known for key in statuses})
+    known = [{} if entry.planted else _standings(s) for entry, (_, s) in zip(entries, ordered, strict=True)]
+    keys = sorted({key for standings in known for key in standings})
     tracks = tuple(
         _track(cell, check, [k.get((cell, check)) for k in known], entries) for cell, check in keys
     )
@@ -144,20 +173,8 @@ def _entry(name: str, statement: Statement) -> Entry:
     )
 
 
-def _statuses(statement: Statement) -> dict[tuple[str, str], Status]:
-    found: dict[tuple[str, str], Status] = {}
-    for check in statement.predicate.bi_harness.checks:
-        key = (check.cell, check.check)
-        # Of two results the worse: a certificate of bi-harness has one.
-        found[key] = min(found.get(key, "pass"), check.status, key=_WORST.index)
-    return found
-
-
-def standing_of(status: Status | None) -> Standing:
-    """What a status says of the check; ``None`` for one that is not there."""
-    if status == "pass":
-        return "good"
-    return "bad" if status in ("fail", "waived") else "unknown"
+def _standings(statement: Statement) -> dict[tuple[str, str], CheckStanding]:
+    return {(one.cell, one.check): one for one in check_standings(statement.predicate.bi_harness)}
 
 
 def turn(standings: Sequence[Standing]) -> tuple[int | None, int | None]:
@@ -174,9 +191,10 @@ def turn(standings: Sequence[Standing]) -> tuple[int | None, int | None]:
     return last_good, min(i for i in settled if last_good is None or i > last_good)
 
 
-def _track(cell: str, check: str, statuses: Sequence[Status | None], entries: Sequence[Entry]) -> Track:
-    standings = tuple(standing_of(status) for status in statuses)
+def _track(cell: str, check: str, found: Sequence[CheckStanding | None], entries: Sequence[Entry]) -> Track:
+    standings: tuple[Standing, ...] = tuple("unknown" if one is None else one.outcome for one in found)
     last_good, first_bad = turn(standings)
+    first = None if first_bad is None else found[first_bad]
     between = 0
     if last_good is not None and first_bad is not None:
         device = entries[first_bad].device
@@ -185,8 +203,9 @@ def _track(cell: str, check: str, statuses: Sequence[Status | None], entries: Se
         cell=cell,
         check=check,
         standings=standings,
-        statuses=tuple(statuses),
+        statuses=tuple(None if one is None else one.status for one in found),
         last_good=last_good,
         first_bad=first_bad,
         between=between,
+        fault="" if first is None else first.fault,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import partial
@@ -142,7 +143,7 @@ def build(
     from bi_harness.report.dashboard.site import check_folder, write_site
     from bi_harness.report.write import replace_file
 
-    day = _day(as_of)
+    day, site_url = _day(as_of), _slashed(url)
     if signed_only and not public_key:
         raise UsageError("--signed-only needs the keys: --public-key PATH")
     check_folder(out)
@@ -166,7 +167,7 @@ def build(
         extra.append((store.NAME, data))
     else:
         replace_file(history, data)
-    files = write_site(out, _all(pages.render_site(shown, title=title, url=_slashed(url)), extra))
+    files = write_site(out, _all(pages.render_site(shown, title=title, url=site_url), extra))
     told = {
         "site": str(out / "index.html"),
         "as_of": day.isoformat(),
@@ -242,7 +243,11 @@ def _day(text: str | None) -> date:
     if text is None:
         return datetime.now(UTC).date()
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
+        # ISO 8601 has other forms of a day; one is enough, and no reader takes it for another.
+        if day.isoformat() != text:
+            raise ValueError
+        return day
     except ValueError:
         raise UsageError(f"--as-of {text[:60]!r} is not a day; write one like 2026-12-31") from None
 
@@ -252,18 +257,30 @@ def _slashed(url: str) -> str:
 
     if not url:
         return ""
-    parts = urlsplit(url)
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or parts.query
-        or parts.fragment
-        or not url.isascii()
-    ):
+    try:
+        parts = urlsplit(url)
+        good = (
+            len(url) <= _URL_LIMIT
+            and _URL.fullmatch(url) is not None
+            and parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.username is None
+            and not (parts.query or parts.fragment)
+            # Reading it is what checks it.
+            and parts.port != 0
+        )
+    except ValueError:
+        good = False
+    if not good:
         raise UsageError(
             f"--url {url[:100]!r} is not the address of a site; write one like https://ci.example.org/bi/"
         )
     return url if url.endswith("/") else f"{url}/"
+
+
+_URL_LIMIT = 1_000
+# What RFC 3986 allows in a URL; urlsplit drops line breaks and tabs without a word.
+_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 
 
 def _held(place: Path, out: Path, keys: list[str]) -> tuple[pa.Table | None, dict[str, tuple[str, str]]]:
@@ -305,17 +322,34 @@ def _together(held: pa.Table | None, found: Any, *, keep: bool) -> pa.Table:
 
 
 def _look(folder: Folder, digest: str, shown: str, *, keys: tuple[str, ...], signed_only: bool) -> Row:
-    """Examine what was read; in a process of its own where there are many."""
+    """Examine what was read; in a process of its own where there are many.
+
+    Whatever goes wrong with one file is a row of what does not count, so that the others are shown.
+    """
     from bi_harness.certificate.sign import load_public_key
     from bi_harness.certificate.verify import examine
     from bi_harness.cli.examined import recompute
     from bi_harness.matrix.collector import no_collection
-    from bi_harness.report.dashboard.rows import row_of
+    from bi_harness.report.dashboard.claims import read_claim
+    from bi_harness.report.dashboard.history import table_of
+    from bi_harness.report.dashboard.history_check import row_problem
+    from bi_harness.report.dashboard.rows import refused, row_of
+    from bi_harness.report.text import clean
 
     held = [load_public_key(Path(path)) for path in keys]
+    again = recompute()
     with no_collection():
-        examined = examine(folder, held, recompute(), must_be_signed=False)
-        return row_of(examined, digest, shown, signed_only=signed_only)
+        try:
+            examined = examine(folder, held, again, must_be_signed=False)
+            claim = None if examined.genuine else read_claim(folder)
+            row = row_of(examined, digest, shown, signed_only=signed_only, claim=claim)
+            if why := row_problem(table_of([row])):
+                # The next build would refuse the history that has it.
+                return refused(shown, f"cannot be shown: {why}", digest, read_claim(folder))
+            return row
+        except Exception as error:
+            why = f"cannot be examined: {type(error).__name__}: {clean(str(error), 300)}"
+            return refused(shown, why, digest, read_claim(folder))
 
 
 def _all(pages: Iterator[tuple[str, bytes]], extra: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:

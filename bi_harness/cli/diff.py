@@ -43,7 +43,8 @@ def diff(
     certificate says nothing of is unknown there, never good. Signatures are not looked at: see verify.
 
     Ends with 0 when all say the same (verdict, status of every check, bits with invariance on), 1 when not,
-    4 when one cannot be read. With --series: 0 when no check is bad where it was last known, 1 when one is.
+    4 when one cannot be read. With --series: 0 when each check passed in the newest certificate that has it,
+    1 when one is bad where it was last known, 6 when one has no answer there, or none has any.
     """
     from rich.console import Console
 
@@ -51,7 +52,7 @@ def diff(
     from bi_harness.report.diff_view import print_view
     from bi_harness.report.write import replace_file
 
-    view, title, data, differs = _series(certificates) if series else _differences(certificates)
+    view, title, data, code = _series(certificates) if series else _differences(certificates)
     if md is not None:
         from bi_harness.report.diff_view import render_view
 
@@ -62,10 +63,10 @@ def diff(
     screen = Console(stderr=as_json)
     for one in view:
         print_view(one, screen)
-    raise typer.Exit(1 if differs else 0)
+    raise typer.Exit(code)
 
 
-def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
+def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], int]:
     from bi_harness.certificate.diff import compare_certificates
     from bi_harness.report.diff_view import difference_view
 
@@ -74,17 +75,17 @@ def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bo
     read = [_read(path) for path in paths]
     found = [compare_certificates(a, b, (name, other)) for (name, a), (other, b) in pairwise(read)]
     data = {"differences": [{"differs": one.matters, **one.model_dump(mode="json")} for one in found]}
-    return [difference_view(one) for one in found], "Difference", data, any(one.matters for one in found)
+    return [difference_view(one) for one in found], "Difference", data, int(any(one.matters for one in found))
 
 
-def _series(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], bool]:
+def _series(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], int]:
     from bi_harness.certificate.series import series_of
     from bi_harness.report.diff_view import series_view
     from bi_harness.report.read import find_certificates
 
     found = series_of([_read(path) for path in find_certificates(paths)])
     data = found.model_dump(mode="json")
-    return [series_view(found)], "Series", data, bool(found.bad)
+    return [series_view(found)], "Series", data, int(found.exit_code)
 
 
 def _read(path: Path) -> tuple[str, Statement]:

@@ -173,13 +173,23 @@ def series_view(series: Series) -> View:
     shown = [section for section in (first_bad, *steps, certificates) if section.rows or section.note]
     if not bad:
         shown.remove(first_bad)
-    known = sum("good" in track.standings or "bad" in track.standings for track in series.tracks)
-    line = (
-        f"{plural(len(bad), 'check')} of {count(len(series.tracks))} bad where last known."
-        if bad
-        else f"None of {plural(known, 'check')} is bad where last known."
+    return View(
+        headline=_series_headline(series),
+        lines=(f"{plural(len(entries), 'certificate')}.",),
+        sections=tuple(shown),
     )
-    return View(headline=line, lines=(f"{plural(len(entries), 'certificate')}.",), sections=tuple(shown))
+
+
+def _series_headline(series: Series) -> str:
+    missing = len(series.open)
+    without = f"{plural(missing, 'check')} without an answer in the newest certificate" if missing else ""
+    if series.bad:
+        line = f"{plural(len(series.bad), 'check')} of {count(len(series.tracks))} bad where last known"
+        return f"{line}; {without}." if without else f"{line}."
+    if not series.known:
+        return "INCONCLUSIVE: no check has an answer in any certificate."
+    line = f"None of {plural(series.known, 'check')} is bad where last known"
+    return f"INCONCLUSIVE: {without}. {line}." if without else f"{line}."
 
 
 def print_view(view: View, console: Console) -> None:
@@ -361,5 +371,8 @@ def _numbered(series: Series, index: int) -> str:
 def _first_bad(series: Series, track: Track) -> str:
     if track.first_bad is None:
         return ABSENT
-    text = f"{_numbered(series, track.first_bad)} {track.statuses[track.first_bad]}"
+    status = track.statuses[track.first_bad]
+    text = f"{_numbered(series, track.first_bad)} {status}"
+    if track.fault:
+        text += f"{', but' if status == 'pass' else ':'} {clean(track.fault, 400)}"
     return f"{text}; unknown in {count(track.between)} before it" if track.between else text

@@ -11,7 +11,7 @@ from bi_harness.certificate.statement import DIRTY, Statement, is_dirty, planted
 from bi_harness.certificate.verdict import predicate_result
 from bi_harness.certificate.waivers import contradiction, waived_note
 from bi_harness.report.cellid import parse_cell_id
-from bi_harness.report.text import clean, plural
+from bi_harness.report.text import clean, count, plural
 
 MAX_REOPENED: Final = 5
 """Checks that ran again that are named in a line."""
@@ -130,8 +130,9 @@ def power_label(statement: Statement) -> str:
         where = f"self-test on {clean(power.device, 80)}, vLLM {clean(power.vllm, 80)}"
         state = "" if power.current else ", of an earlier state of the suite"
         lines.append(
-            f"{clean(power.suite, 80)} caught {power.caught:,} of {plural(power.faults, 'planted fault')}, "
-            f"{plural(power.false_alarms, 'false alarm')} in {plural(power.clean_runs, 'clean run')} "
+            f"{clean(power.suite, 80)} caught {count(power.caught)} of "
+            f"{plural(power.faults, 'planted fault')}, {plural(power.false_alarms, 'false alarm')} in "
+            f"{plural(power.clean_runs, 'clean run')} "
             f"({where}{state})"
         )
     return "; ".join(lines)

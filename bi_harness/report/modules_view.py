@@ -8,7 +8,7 @@ from typing import Final, Literal
 from bi_harness.certificate.modules import HOLDS, found, judged_of
 from bi_harness.certificate.records import CheckResult, ModuleResult
 from bi_harness.certificate.statement import Statement
-from bi_harness.report.text import clean
+from bi_harness.report.text import clean, count
 
 MAX_LINES = 200
 MAX_TABLES = 40
@@ -101,13 +101,13 @@ def _line(module: ModuleResult) -> ModuleLine:
 
 def _how(module: ModuleResult) -> str:
     how = "fed rows" if module.how == "rows" else "requests alone and together"
-    return f"{how}, {module.audited:,} of {module.instances:,}, {module.rows:,} rows compared"
+    return f"{how}, {count(module.audited)} of {count(module.instances)}, {count(module.rows)} rows compared"
 
 
 def _ranges(module: ModuleResult) -> str:
     parts = [
         f"{MODULE_SYMBOLS['holds' if part.holds else 'differs']} "
-        f"{part.first:,}{f'-{part.last:,}' if part.last != part.first else ''}"
+        f"{count(part.first)}{f'-{count(part.last)}' if part.last != part.first else ''}"
         for part in module.ranges
     ]
     more = f", and {len(parts) - MAX_RANGES} more" if len(parts) > MAX_RANGES else ""

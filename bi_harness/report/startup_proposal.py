@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import yaml
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from bi_harness.certificate.files import PROPOSAL as PROPOSAL
 from bi_harness.certificate.records import CheckResult
@@ -84,6 +84,7 @@ def _versions(statement: Statement, cell: str) -> tuple[str, str]:
 def _range(version: object) -> str:
     try:
         found = Version(str(version))
-    except InvalidVersion:
+    except ValueError:
+        # No version, or one with a number of more than 4,300 digits.
         return ""
     return f">={found.major}.{found.minor},<{found.major}.{found.minor + 1}"

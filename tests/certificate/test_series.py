@@ -14,7 +14,20 @@ from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.certificate.series import Track, series_of
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
-from tests.certificate.journals import JOURNAL, ready, result, skipped, sound, started, waiver
+from tests.certificate.journals import (
+    CELL,
+    DIGEST,
+    JOURNAL,
+    end,
+    evidence,
+    planned,
+    ready,
+    result,
+    skipped,
+    sound,
+    started,
+    waiver,
+)
 from tests.report import samples
 
 
@@ -170,3 +183,83 @@ def test_between_a_last_good_and_a_first_bad_nothing_is_known(statuses: list[Sta
     else:
         assert found.standings[found.last_good] == "good"
         assert set(found.standings[found.last_good + 1 : found.first_bad]) <= {"unknown"}
+
+
+def unequal(day: int, digest: str) -> tuple[str, Statement]:
+    """A run of two data parallel sizes, the larger with these bits."""
+    cells = [CELL, CELL.replace("dp1", "dp2")]
+    results = [
+        result(cell=cell, evidence=evidence(digest=bits, reference_digest=bits))
+        for cell, bits in zip(cells, (DIGEST, digest), strict=True)
+    ]
+    return run(day, *results, plan=tuple(planned(cell=cell) for cell in cells))
+
+
+OTHER = "sha256:" + "ef" * 32
+
+
+def test_comparison_across_sizes_is_a_check_of_both_cells() -> None:
+    series = series_of([unequal(1, DIGEST), unequal(2, OTHER)])
+    assert [(one.check, one.last_good, one.first_bad) for one in series.bad] == [
+        ("alone dp_digest_equal", 0, 1),
+        ("alone dp_digest_equal", 0, 1),
+    ]
+    assert {one.cell for one in series.bad} == {CELL, CELL.replace("dp1", "dp2")}
+    assert "other bits on" in series.bad[0].fault
+    assert series.exit_code == 1
+    # A later run of one size alone does not answer what it left open.
+    assert series_of([unequal(1, OTHER), run(2, result())]).exit_code == 1
+    assert series_of([unequal(1, OTHER), unequal(2, DIGEST)]).exit_code == 0
+
+
+def test_pass_whose_waiver_fails_the_run_is_bad_until_a_run_without_it() -> None:
+    stale = run(2, result(), result(check="other"), waivers=(waiver(expires="2027-01-01"),))
+    series = series_of([run(1, result(), result(check="other")), stale])
+    (one,) = series.bad
+    assert (one.check, one.statuses, one.standings) == ("alone", ("pass", "pass"), ("good", "bad"))
+    assert "is stale" in one.fault
+    assert series_of([stale, run(3, result(), result(check="other"))]).exit_code == 0
+
+
+def test_pass_in_a_run_that_concluded_nothing_is_unknown() -> None:
+    events = [*sound()[:-1], end(interrupted=True)]
+    cut = ("cut", build(events, JOURNAL))
+    (found,) = series_of([cut]).tracks
+    assert (found.standings, found.statuses, found.open) == (("unknown",), ("pass",), True)
+    assert series_of([cut]).exit_code == 6
+    assert series_of([run(1, result()), ("cut", build(events, JOURNAL))]).exit_code == 6
+    assert series_of([cut, run(20, result())]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (("pass",), 0),
+        (("pass", None), 0),
+        (("pass", "error"), 6),
+        (("pass", "inconclusive", None), 6),
+        (("pass", "error", "fail"), 1),
+        (("fail", "error"), 1),
+        (("fail", "pass"), 0),
+    ],
+)
+def test_success_needs_an_answer_where_a_check_was_last_seen(
+    statuses: tuple[Status | None, ...], code: int
+) -> None:
+    other = result(check="other")
+    certificates = [
+        run(day, other, *([result(status)] if status else [])) for day, status in enumerate(statuses, start=1)
+    ]
+    assert series_of(certificates).exit_code == code
+
+
+def test_series_in_which_nothing_is_known_is_no_success() -> None:
+    assert series_of([run(1)]).exit_code == 6, "skips alone"
+    assert series_of([("none", samples.statement("INCONCLUSIVE", ()))]).exit_code == 6
+
+
+def test_verdict_that_nothing_explains_holds_for_all_checks() -> None:
+    checks = (samples.check("a", "b"), samples.check("c", "d", "waived"))
+    assert series_of([("x", samples.statement("NOT_CERTIFIED", checks))]).exit_code == 1
+    (one,) = series_of([("x", samples.statement("INCONCLUSIVE", checks[:1]))]).tracks
+    assert one.standings == ("unknown",)

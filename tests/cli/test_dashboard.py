@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,48 @@ def test_signatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["not_counted"][0]["path"].endswith(CPU.name)
 
 
+NO_URLS = (
+    "http://[",
+    "http://[::1",
+    "http://[zz]/",
+    "http://h:99999/",
+    "http://h:port/",
+    "http://h:-1/",
+    "http://:80/",
+    "http://",
+    "//h/",
+    "http:///x",
+    "https://user:secret@h/",
+    "https://user@h/",
+    "http://h/#a",
+    "http://h\n.example.org/",
+    "http://h\t/",
+    "http://h/a b",
+    "http://h/\x1b[31m",
+    "http://h/\udcff",
+    'http://h/"><script>',
+    "http://é/",
+    f"http://{'h' * 2_000}/",
+    "x",
+)
+NO_DAYS = (
+    "",
+    "0000-01-01",
+    "10000-01-01",
+    "-001-01-01",
+    "2026-02-30",
+    "2026-13-01",
+    "20260101",
+    "2026-W01-1",
+    "2026-1-1",
+    "2026-01-01T00:00:00",
+    "٢٠٢٦-01-01",
+    "9" * 5_000,
+    "\udcff",
+    "tomorrow\x1b[31m",
+)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -157,6 +200,11 @@ def test_signatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([str(CPU), "--as-of", "tomorrow"], "not a day"),
         ([str(CPU), "--url", "javascript:alert(1)"], "not the address"),
         ([str(CPU), "--url", "http://x/?a"], "not the address"),
+        *(([str(CPU), "--url", url], "not the address") for url in NO_URLS),
+        *(([str(CPU), "--as-of", text], "not a day") for text in NO_DAYS),
+        ([str(CPU), "--as-of", "0001-01-01"], "before the year 1"),
+        ([str(CPU), "--as-of", "0001-12-31"], "before the year 1"),
+        ([str(CPU), "--as-of", "0010-12-31", "--nights", "3660"], "before the year 1"),
         ([str(CPU), "--signed-only"], "--public-key"),
         ([str(CPU), "--public-key", "nowhere"], "nowhere"),
         ([str(CPU), "--nights", "0"], "nights"),
@@ -164,8 +212,85 @@ def test_signatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_mistakes(tmp_path: Path, args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     build(*args, "--out", tmp_path / "site", code=4)
-    assert words in re.sub(r"\s+", " ", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert words in re.sub(r"\s+", " ", said)
+    assert "Traceback" not in said
+    assert "\x1b" not in said
     assert not (tmp_path / "site").exists()
+
+
+def test_address_of_a_site_is_taken(tmp_path: Path) -> None:
+    for number, url in enumerate(("http://h", "https://h:8443/a%20b/", "http://[::1]/bi/")):
+        build(CPU, "--out", tmp_path / str(number), *DAY, "--url", url)
+        slashed = url if url.endswith("/") else f"{url}/"
+        assert f'href="{slashed}feed.xml"' in (tmp_path / str(number) / "feed.xml").read_text()
+
+
+def _huge(text: str) -> str:
+    """The evidence and the control of its passes are of 10^400 prompts."""
+    return re.sub(r'"prompts": \d+,', f'"prompts": {10**400},', text)
+
+
+def _times(text: str) -> str:
+    return re.sub(r'"started": "[^"]*"', '"started": "0001-01-01T00:00:00+14:00"', text)
+
+
+BAD: dict[str, Callable[[str], str | bytes]] = {
+    "counts of 10^400": _huge,
+    "a number of 5,000 digits": lambda text: re.sub(r'"seed": \d+', f'"seed": {"7" * 5_000}', text),
+    "NaN": lambda text: re.sub(r'"seed": \d+', '"seed": NaN', text),
+    "a start before the calendar": _times,
+    "checkpoints that are a text": lambda text: re.sub(
+        r'"checkpoints": \{[^}]*\}', '"checkpoints": "x"', text
+    ),
+    "another verdict": lambda text: text.replace('"verdict": "CERTIFIED"', '"verdict": "NOT_CERTIFIED"'),
+    "cut off": lambda text: text[: len(text) // 2],
+    "a flipped bit": lambda text: text.replace('"pass"', '"qass"', 1),
+    "not UTF-8": lambda text: text.encode().replace(b'"pass"', b'"p\xffss"', 1),
+    "empty": lambda text: "",
+    "a newer schema": lambda text: text.replace("bi-harness/certificate/1", "bi-harness/certificate/9"),
+}
+
+
+@pytest.mark.parametrize("damage", BAD)
+def test_bad_certificate_is_named_and_counts_against_its_device_alone(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports, site = tmp_path / "reports", tmp_path / "site"
+    for source in (CPU, H200):
+        shutil.copytree(source, reports / source.name, ignore=shutil.ignore_patterns("logs"))
+    shutil.copytree(CPU, reports / "bad", ignore=shutil.ignore_patterns("logs"))
+    file = reports / "bad" / "certificate.json"
+    content = BAD[damage](file.read_text())
+    assert content != file.read_text()
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = told(capsys, reports, "--out", site, *DAY, "-j", "1")
+    assert found["certificates"] == 2
+    assert [one["path"] for one in found["not_counted"]] == ["reports/bad"]
+    verdicts = {one["device"]: one["verdict"] for one in found["devices"]}
+    assert verdicts == {"cpu": "INCONCLUSIVE", "h200": "NOT_CERTIFIED"}
+    assert "reports/bad" in (site / "index.html").read_text()
+    assert "#22773f" not in (site / "badges" / "cpu.svg").read_text()
+    # From the history, too.
+    assert told(capsys, reports, "--out", site, *DAY)["devices"] == found["devices"]
+
+
+def test_examination_that_raises_is_one_file_that_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bi_harness.report.dashboard import rows
+
+    real = rows.row_of
+
+    def row_of(examined: Any, digest: str, path: str, **options: Any) -> Any:
+        if path.endswith(CPU.name):
+            raise RecursionError("too \x1b[31mdeep")
+        return real(examined, digest, path, **options)
+
+    monkeypatch.setattr(rows, "row_of", row_of)
+    found = told(capsys, CPU, H200, "--out", tmp_path / "site", *DAY, "-j", "1")
+    assert found["certificates"] == 1
+    assert found["not_counted"] == [{"path": CPU.name, "why": "cannot be examined: RecursionError: too deep"}]
 
 
 def test_a_folder_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

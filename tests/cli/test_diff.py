@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from bi_harness.certificate.build import build
 from bi_harness.certificate.statement import Statement
 from bi_harness.cli import main as cli
 from bi_harness.exits import ExitCode
+from tests.certificate.journals import CELL, DIGEST, JOURNAL, evidence, planned, result, sound
 from tests.kept import ROOT, kept_folders, kept_run
 from tests.report import samples
 
@@ -68,6 +70,25 @@ def test_a_series_of_all_that_is_kept(capsys: pytest.CaptureFixture[str]) -> Non
     assert ("sampling", 1) in bad
     assert cli.main(["diff", "--series", *map(str, kept_folders("cpu"))]) == 0
     assert "is bad where last known" in capsys.readouterr().out
+
+
+def test_series_ends_as_the_verdicts_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the checks say: bits that differ across sizes, and a run that was cut off."""
+    other = "sha256:" + "cd" * 32
+    cells = [CELL, CELL.replace("dp1", "dp2")]
+    results = [
+        result(cell=cell, evidence=evidence(digest=bits, reference_digest=bits))
+        for cell, bits in zip(cells, (DIGEST, other), strict=True)
+    ]
+    axes = build(sound(*results, plan=tuple(planned(cell=cell) for cell in cells)), JOURNAL)
+    path = write(tmp_path / "axes", axes)
+    assert cli.main(["diff", "--series", str(path)]) == 1
+    assert "other bits on" in capsys.readouterr().out.replace("\n", " ")
+    path = write(tmp_path / "cut", build(sound()[:-1], JOURNAL))
+    assert cli.main(["diff", "--series", str(path)]) == 6
+    assert "INCONCLUSIVE: no check has an answer" in capsys.readouterr().out
+    path = write(tmp_path / "good", build(sound(), JOURNAL))
+    assert cli.main(["diff", "--series", str(path)]) == 0
 
 
 def test_a_series_by_a_variable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 Green is earned: a night without a certificate is missing, a cell that has not reported for too long is stale,
 a run of a part of a suite is partial, and of two certificates of one night a failure, or an answer that
-concluded nothing, outweighs a pass. Only an error gives way to one.
+concluded nothing, outweighs a pass. Only an error, and a pass in a run that as a whole concluded nothing,
+give way to one. Where a certificate is not CERTIFIED and none of its cells says why, none of them is green.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import groupby
@@ -23,7 +24,8 @@ from bi_harness.certificate.diff import ValueChange, value_changes
 from bi_harness.certificate.series import Standing, turn
 from bi_harness.errors import UsageError
 from bi_harness.report.cellid import CellParts, parse_cell_id
-from bi_harness.report.dashboard.rows import Told, day
+from bi_harness.report.dashboard.rows import UNSETTLED, Told, day, identity
+from bi_harness.report.text import plural
 
 STATES: Final = ".spkwief"
 """A cell's night, by code: missing, skipped, passed, a part passed, waived, inconclusive, error, failed."""
@@ -38,7 +40,7 @@ WORDS: Final[dict[str, str]] = {
     "e": "error",
     "f": "fail",
 }
-_OUTWEIGHS: Final = "sepiwf"
+_OUTWEIGHS: Final = "seupiwf"
 """Of two results of one check in one night the later in this order counts."""
 
 Verdict = Literal[
@@ -54,7 +56,7 @@ Verdict = Literal[
 ]
 VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 """By how much each outweighs the one before. ``PASSING``: its checks pass, in a certificate that is not
-CERTIFIED; ``INCOMPLETE``: a cell that was there is stale; ``STALE``: all are."""
+CERTIFIED for another cell; ``INCOMPLETE``: a cell that was there is stale; ``STALE``: all are."""
 
 _STALE: Final = VERDICTS.index("STALE")
 _STANDING: Final[dict[str, Standing]] = {"p": "good", "f": "bad", "w": "bad"}
@@ -247,7 +249,13 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
         UsageError: there are more cells than a page can show.
     """
     heads = table.drop_columns(["cells", "environment", "told"]).to_pylist()
-    first = as_of - timedelta(days=nights - 1)
+    try:
+        first = as_of - timedelta(days=nights - 1)
+    except OverflowError:
+        raise UsageError(
+            f"{plural(nights, 'night')} before {as_of} begin before the year 1: {as_of}\n"
+            "hint: give a later day (--as-of) or fewer nights (--nights)"
+        ) from None
     refused = [(row["path"], row["why"]) for row in heads if row["why"]]
     shown: list[int] = []
     for number, row in enumerate(heads):
@@ -288,10 +296,13 @@ def fleet(table: pa.Table, as_of: date, *, nights: int = 366, stale_days: int = 
         return pairs[before, after]
 
     cells, states, numbers, last = _cells(picked, certificates, days, stale_days)
+    against = _against(heads, days)
     models, model_codes, groups = _standings(
-        cells, states, numbers, last, certificates, stale_days, by_model=True
+        cells, states, numbers, last, certificates, stale_days, against, by_model=True
     )
-    devices, _, _ = _standings(cells, states, numbers, last, certificates, stale_days, by_model=False)
+    devices, _, _ = _standings(
+        cells, states, numbers, last, certificates, stale_days, against, by_model=False
+    )
     return Fleet(
         as_of=as_of,
         stale_days=stale_days,
@@ -319,9 +330,9 @@ def _certificate(row: dict[str, Any]) -> Certificate:
 
 def state_of(statuses: str, *, partial: bool) -> int:
     """A cell's code from its checks' letters: the worst; passed only where something did."""
-    for letter in "feiw":
+    for letter in "feiuw":
         if letter in statuses:
-            return STATES.index(letter)
+            return STATES.index("i" if letter == UNSETTLED else letter)
     if "p" in statuses:
         return STATES.index("k" if partial else "p")
     return STATES.index("s")
@@ -339,7 +350,9 @@ def _cells(
     owner = np.repeat(np.arange(len(certificates), dtype=np.int32), counts)
     cell_codes, cell_names = _coded(flat.field("cell"))
     check_codes, check_names = _coded(flat.field("checks"))
-    status_codes, status_names = _coded(flat.field("statuses"))
+    status_codes, status_names = _under_verdict(
+        *_coded(flat.field("statuses")), owner, cell_codes, cell_names, certificates
+    )
     variants = {name: i for i, name in enumerate(dict.fromkeys(c.variant for c in certificates))}
     variant_of = np.array([variants[c.variant] for c in certificates], dtype=np.int64)
     place = {name: i for i, name in enumerate(days)}
@@ -413,6 +426,56 @@ def _coded(array: pa.Array) -> tuple[npt.NDArray[np.int64], list[str]]:
     return np.asarray(found.indices, dtype=np.int64), found.dictionary.to_pylist()
 
 
+def _under_verdict(
+    status_codes: npt.NDArray[np.int64],
+    status_names: list[str],
+    owner: Numbers,
+    cell_codes: npt.NDArray[np.int64],
+    cell_names: Sequence[str],
+    certificates: Sequence[Certificate],
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The cells' letters, none of them greener than the certificate's verdict.
+
+    Where a certificate is not CERTIFIED, and no cell of the device says why, its passes are failures
+    (NOT_CERTIFIED) or prove nothing (INCONCLUSIVE, and every verdict that is not known).
+    """
+    kinds = np.array([_VERDICT_KINDS.get(c.verdict, 1) for c in certificates] or [0])
+    if not len(owner) or not kinds.any():
+        return status_codes, status_names
+    devices: dict[str, int] = {}
+    named = [devices.setdefault(parse_cell_id(name).device, len(devices)) for name in cell_names]
+    groups = owner.astype(np.int64) * len(devices) + np.array(named, np.int64)[cell_codes]
+    kind = kinds[owner]
+    reasons = np.array([[bool(set(why) & set(text)) for text in status_names] for why in ("", "eiuf", "f")])
+    explained = np.zeros(len(certificates) * len(devices), bool)
+    np.logical_or.at(explained, groups, reasons[kind, status_codes])
+    codes, names = status_codes.copy(), list(status_names)
+    for verdict, table in ((1, str.maketrans("p", UNSETTLED)), (2, str.maketrans("pw", "ff"))):
+        todo = (kind == verdict) & ~explained[groups]
+        for code in np.unique(status_codes[todo]).tolist():
+            codes[todo & (status_codes == code)] = len(names)
+            names.append(status_names[code].translate(table))
+    return codes, names
+
+
+_VERDICT_KINDS: Final = {"CERTIFIED": 0, "WAIVED": 0, "INCONCLUSIVE": 1, "NOT_CERTIFIED": 2}
+
+
+def _against(heads: Sequence[dict[str, Any]], days: Sequence[str]) -> dict[str, list[int]]:
+    """By device, the nights of certificates that do not count and speak against it.
+
+    One that does not tell when its run began, or tells of a day that is still to come, is of the last night.
+    """
+    place = {name: i for i, name in enumerate(days)}
+    found: dict[str, list[int]] = {}
+    for row in heads:
+        if row["why"] and row["device"] and days:
+            night = place.get(row["night"], len(days) - 1)
+            if not row["night"] or row["night"] >= days[0]:
+                found.setdefault(row["device"], []).append(night)
+    return found
+
+
 def _repeated(places: npt.NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:
     """The places that are there more than once, and where."""
     order = np.argsort(places, kind="stable")
@@ -442,12 +505,14 @@ def _tracks(
     checks: Numbers, statuses: Numbers, names: tuple[list[str], list[str]]
 ) -> Callable[[], tuple[Track, ...]]:
     def found() -> tuple[Track, ...]:
+        # A pass that proves nothing is shown as what it is: no answer.
         rows: dict[str, bytearray] = {}
         at = 0
         for (which, said), run in groupby(zip(checks.tolist(), statuses.tolist(), strict=True)):
             length = sum(1 for _ in run)
             if which >= 0:
-                for name, letter in zip(names[0][which].split("\n"), names[1][said], strict=True):
+                letters = names[1][said].replace(UNSETTLED, "i")
+                for name, letter in zip(names[0][which].split("\n"), letters, strict=True):
                     row = rows.setdefault(name, bytearray(b"." * len(checks)))
                     row[at : at + length] = letter.encode() * length
             at += length
@@ -516,7 +581,8 @@ def _severity(letter: str, verdict: str) -> int:
     if letter in "iek":
         return VERDICTS.index("INCONCLUSIVE")
     if verdict not in ("CERTIFIED", "WAIVED"):
-        return VERDICTS.index("PASSING")
+        # A waived failure is no pass.
+        return VERDICTS.index("INCONCLUSIVE" if letter == "w" else "PASSING")
     return VERDICTS.index("WAIVED" if letter == "w" else "CERTIFIED")
 
 
@@ -527,10 +593,16 @@ def _standings(
     last: Numbers,
     certificates: Sequence[Certificate],
     stale_days: int,
+    against: Mapping[str, Sequence[int]],
     *,
     by_model: bool,
 ) -> tuple[tuple[Group, ...], Codes, list[list[int]]]:
-    """Verdicts of each device (and model) at the day, the same for each night, and the rows they are of."""
+    """Verdicts of each device (and model) at the day, the same for each night, and the rows they are of.
+
+    Args:
+        against: by device, the nights of what speaks against it and does not count. From there on it is
+            INCONCLUSIVE at best, until it reports in a later night.
+    """
     groups: dict[tuple[str, str, str], list[int]] = {}
     for i, cell in enumerate(cells):
         device = cell.parts.device or certificates[int(cell.certificates[cell.last])].device
@@ -553,9 +625,15 @@ def _standings(
     found = []
     codes = np.zeros((len(groups), width), np.uint8)
     before_codes = np.zeros_like(codes)
-    for g, members in enumerate(groups.values()):
+    for g, ((device, _, _), members) in enumerate(groups.items()):
         index = np.array(members)
         worst = grade[index].max(axis=0)
+        reported = np.flatnonzero((numbers[index] >= 0).any(axis=0))
+        for night in against.get(identity(device, 60), ()):
+            until = next((n for n in reported.tolist() if n > night), width)
+            held = np.arange(width)
+            held = (held >= night) & (held < until) & (worst > 0)
+            worst = np.where(held, np.maximum(worst, VERDICTS.index("INCONCLUSIVE")), worst)
         before_codes[g] = worst
         gone = known[index].any(axis=0) & ~fresh[index].any(axis=0)
         codes[g] = np.where(gone, _STALE, worst)

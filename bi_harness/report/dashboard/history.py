@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 
 from bi_harness.errors import UsageError
 from bi_harness.reading import read_bounded
+from bi_harness.report.dashboard.history_check import MAX_ROWS, row_problem
 from bi_harness.report.dashboard.rows import Row
+from bi_harness.report.text import clean
 
 NAME: Final = "history.parquet"
 
 MAX_BYTES: Final = 2 * 1024**3
 
-_VERSION: Final = b"bi-harness/dashboard-history/1"
+# 2: no letter of a cell is greener than the certificate's verdict.
+_VERSION: Final = b"bi-harness/dashboard-history/2"
 _KEY: Final = b"bi_harness.history"
 _KEYS: Final = b"bi_harness.keys"
 
@@ -89,7 +92,13 @@ def render(table: pa.Table, keys: Sequence[str]) -> bytes:
     """
     sink = io.BytesIO()
     metadata = {_KEY: _VERSION, _KEYS: " ".join(sorted(keys)).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", version="2.6")
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        version="2.6",
+        write_page_checksum=True,
+    )
     return sink.getvalue()
 
 
@@ -97,7 +106,8 @@ def load(path: Path) -> tuple[pa.Table, tuple[str, ...]] | None:
     """The rows and the keys' ids; ``None`` where there is no such file.
 
     Raises:
-        UsageError: it is no history of this version.
+        UsageError: it is not a history that this version wrote: damaged, of another version, with other
+            columns, or with a row that no certificate gives (``history_check``).
     """
     try:
         data = read_bounded(path, MAX_BYTES)
@@ -110,21 +120,30 @@ def load(path: Path) -> tuple[pa.Table, tuple[str, ...]] | None:
     try:
         if len(data) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES // 2**30} GiB")
-        table = pq.read_table(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        # Before any of it is unpacked: a few bytes can stand for very many rows.
+        if file.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}")
+        if not file.schema_arrow.remove_metadata().equals(SCHEMA):
+            raise ValueError("its columns are different")
+        table = file.read()
         metadata = table.schema.metadata or {}
         if metadata.get(_KEY) != _VERSION:
             raise ValueError("it is of no or of another version")
         keys = metadata.get(_KEYS, b"").decode()
         table = table.replace_schema_metadata(None)
         if not table.schema.equals(SCHEMA):
-            raise ValueError("its columns are others")
+            raise ValueError("its columns are different")
         table.validate(full=True)
         for name in SCHEMA.names:
             if table[name].null_count:
                 raise ValueError(f"its column {name} has nothing in a row")
-    except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
+        if problem := row_problem(table):
+            raise ValueError(problem)
+    except Exception as error:
+        # Whatever a reader of Parquet makes of bytes that are none: nothing of them is believed.
         raise UsageError(
-            f"{path}: is no history that this bi-harness wrote: {str(error)[:300]}\n"
-            "What to do: --rebuild makes it anew from the certificates"
+            f"{path}: is no history that this bi-harness wrote: {clean(str(error), 300)}\n"
+            "hint: --rebuild makes it again from the certificates"
         ) from error
     return table, tuple(keys.split())

@@ -44,10 +44,16 @@ VERDICTS: Final[dict[Verdict, Look]] = {
 MEANINGS: Final[dict[Verdict, str]] = {
     "CERTIFIED": "every check that was to run passed, in certificates that are CERTIFIED",
     "WAIVED": "certified; a failure is waived, and a waiver is not a pass",
-    "PASSING": "its checks pass, but a certificate that has them is not CERTIFIED, for something else in it",
+    "PASSING": "its checks pass, but a certificate that has them is not CERTIFIED, for another cell in it",
     "INCOMPLETE": "a cell that reported before has not for too long",
-    "INCONCLUSIVE": "a check ended in an error, proved nothing, or only a part of a suite ran",
-    "NOT_CERTIFIED": "a check failed where last known",
+    "INCONCLUSIVE": (
+        "a check ended in an error, proved nothing, or only a part of a suite ran; or a run as a whole "
+        "concluded nothing, or a certificate that claims to be of the device does not count"
+    ),
+    "NOT_CERTIFIED": (
+        "a check failed where last known, bits differ across data parallel sizes, or a waiver is stale or "
+        "expired"
+    ),
     "STALE": "nothing has reported for too long: what is known is too old to go by",
     "SKIPPED": "rules exclude every cell",
     "NONE": "there is no certificate",

@@ -1,7 +1,8 @@
 """One certificate as one row of the history. Pure: what was examined in, a row out.
 
 A row holds what the dashboard needs of a certificate, cleaned (``report.text``), so that a year of nights
-fits into memory. A file that does not count is a row, too, with why.
+fits into memory. A file that does not count is a row, too, with why. No letter of a row is greener than the
+certificate's verdict (``certificate.standing``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from statistics import median
@@ -17,11 +18,12 @@ from typing import Any, Final
 
 from bi_harness.certificate.diff import environment_values, vllm_of
 from bi_harness.certificate.records import CheckResult, Status
+from bi_harness.certificate.standing import CheckStanding, check_standings
 from bi_harness.certificate.statement import HarnessResult, Statement, planted_faults
 from bi_harness.certificate.verify import Examined
 from bi_harness.report.facts import PROBLEMS, device_id, device_label, scope_label
 from bi_harness.report.findings import finding
-from bi_harness.report.reproduce import repeat_arguments
+from bi_harness.report.reproduce import cell_arguments, repeat_arguments
 from bi_harness.report.text import clean, elapsed
 
 MAX_CELLS: Final = 20_000
@@ -38,6 +40,8 @@ LETTERS: Final[dict[Status, str]] = {
     "skip": "s",
     "waived": "w",
 }
+UNSETTLED: Final = "u"
+"""A pass that proves nothing, since the certificate as a whole concluded nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,9 @@ class Cell:
 
     Attributes:
         cell: its id; shortened with a digest where it is long or unprintable.
-        checks: the checks' names, in plan order, a line each.
-        statuses: a letter for each (``LETTERS``).
+        checks: the checks' names, in plan order, a line each; then comparisons across parallel sizes.
+        statuses: a letter for each (``LETTERS``, ``UNSETTLED``); ``f`` for a pass that is held against the
+            run.
         seconds: wall time of its checks together.
     """
 
@@ -100,7 +105,8 @@ class Row:
         digest: sha256 of what was examined: the certificate, its envelope and its journal.
         certificate: sha256 of the certificate alone; the same one is never counted twice.
         path: where it was found.
-        why: why it does not count; empty where it does.
+        why: why it does not count; empty where it does. Then ``device`` and ``night`` are the device that it
+            claims to be of, and the night, where it speaks against that device; else empty.
         variant: what ran where it was not the models' own weights on an engine of ours; rows of the grid are
             apart by it.
         partial: whether only a part of the suites' checks was asked for (``-k``).
@@ -152,7 +158,28 @@ class Row:
         return asdict(self)
 
 
-def row_of(examined: Examined, digest: str, path: str, *, signed_only: bool = False) -> Row:
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a file that does not count says it is of; empty where it does not say.
+
+    Attributes:
+        device: id of the device, as ``Row.device``.
+        night: day on which its run began, UTC, ISO 8601.
+    """
+
+    device: str = ""
+    night: str = ""
+
+
+def claim_of(device: str, started: str) -> Claim:
+    """A claim, from a device's id and the time at which a run began. Both may be of any form."""
+    began = moment(started)
+    return Claim(identity(device, 60) if device else "", began.date().isoformat() if began else "")
+
+
+def row_of(
+    examined: Examined, digest: str, path: str, *, signed_only: bool = False, claim: Claim | None = None
+) -> Row:
     """A row of what was examined.
 
     Args:
@@ -160,33 +187,51 @@ def row_of(examined: Examined, digest: str, path: str, *, signed_only: bool = Fa
         digest: see ``Row``.
         path: for a reader.
         signed_only: whether only what one of the keys signed counts.
+        claim: what the file says it is of, where it is not genuine.
     """
+    claim = claim or Claim()
     shown = clean(path, 400)
     statement = examined.statement
     if statement is None or not examined.genuine:
         told = [f"{problem.where}: {problem.what}" for problem in examined.problems]
         why = clean("; ".join(told[:3]), 600) or "it is no certificate"
-        return Row(digest, examined.digest, shown, why=why)
+        return Row(digest, examined.digest, shown, why=why, device=claim.device, night=claim.night)
     result = statement.predicate.bi_harness
-    if why := _why_not(result) or (
+    if why := _of_no_device(result) or (
         "none of the given keys signed it" if _unsigned(examined, signed_only) else ""
     ):
         return Row(digest, examined.digest, shown, why=why)
+    if why := _unplaced(result):
+        claim = claim_of(device_id(statement), result.started)
+        return Row(digest, examined.digest, shown, why=why, device=claim.device, night=claim.night)
     return _counted(statement, examined, digest, shown)
 
 
-def refused(path: str, why: str, digest: str = "") -> Row:
+def refused(path: str, why: str, digest: str = "", claim: Claim | None = None) -> Row:
     """A row of a file that could not be looked at."""
-    return Row(digest, "", clean(path, 400), why=clean(why, 600) or "it cannot be read")
+    claim = claim or Claim()
+    shown = clean(why, 600) or "it cannot be read"
+    return Row(digest, "", clean(path, 400), why=shown, device=claim.device, night=claim.night)
 
 
 def _unsigned(examined: Examined, signed_only: bool) -> bool:
     return signed_only and not examined.signed_by
 
 
-def _why_not(result: HarnessResult) -> str:
+def _of_no_device(result: HarnessResult) -> str:
+    """Why a certificate says nothing of its device, for or against; empty where it does."""
     if faults := planted_faults(result.effective):
         return clean(f"a fault was planted in its engines on purpose: {', '.join(faults)}", 300)
+    if result.shard is not None and result.shard.passed:
+        index, count = result.shard.index, result.shard.count
+        return (
+            f"it is shard {index} of {count}, which certifies nothing alone: `bi-harness merge` all of them"
+        )
+    return ""
+
+
+def _unplaced(result: HarnessResult) -> str:
+    """Why a certificate has no place in the grid; empty where it has."""
     if moment(result.started) is None:
         return "it does not tell when its run began"
     cells = len({check.cell for check in result.checks})
@@ -197,9 +242,9 @@ def _why_not(result: HarnessResult) -> str:
     return ""
 
 
-def moment(text: str | None) -> datetime | None:
+def moment(text: object) -> datetime | None:
     """The time that a certificate's string names, in UTC; ``None`` where it names none."""
-    if not text or len(text) > 64:
+    if not isinstance(text, str) or not text or len(text) > 64:
         return None
     try:
         found = datetime.fromisoformat(text)
@@ -215,6 +260,7 @@ def day(text: str) -> date:
 
 def _counted(statement: Statement, examined: Examined, digest: str, path: str) -> Row:
     result = statement.predicate.bi_harness
+    standings = check_standings(result)
     began = moment(result.started)
     assert began is not None
     ended = moment(result.finished) or began
@@ -244,9 +290,9 @@ def _counted(statement: Statement, examined: Examined, digest: str, path: str) -
         signed_by=tuple(clean(key, 80) for key in examined.signed_by),
         signatures=tuple(clean(key, 80) for key in examined.signatures[:8]),
         environment=json.dumps(_environment(statement)),
-        told=json.dumps([asdict(one) for one in _told(statement)]),
+        told=json.dumps([asdict(one) for one in (*_told(statement), *_told_besides(statement, standings))]),
         starts=tuple(_starts(result)),
-        cells=tuple(_cells(result.checks)),
+        cells=tuple(_cells(result.checks, standings)),
     )
 
 
@@ -312,6 +358,39 @@ def _told(statement: Statement) -> Iterator[Told]:
         )
 
 
+def _told_besides(statement: Statement, standings: Sequence[CheckStanding]) -> Iterator[Told]:
+    """What is held against checks that pass, and once for each cell why its passes prove nothing."""
+    repeat = shlex.join(repeat_arguments(statement.predicate.bi_harness.scope))
+    doubted: set[tuple[str, str]] = set()
+    for one in standings:
+        if one.fault:
+            name, status, reason = one.check, "fail", one.fault
+        elif one.doubt and (one.cell, one.doubt) not in doubted:
+            doubted.add((one.cell, one.doubt))
+            name, status, reason = one.check, "inconclusive", f"it reads pass, but {one.doubt}"
+        else:
+            continue
+        cell_flags = shlex.join(cell_arguments(one.cell, device_id(statement)))
+        yield Told(
+            cell=identity(one.cell),
+            check=identity(name, 120),
+            status=status,
+            reason=clean(reason, 800),
+            where="",
+            figures="",
+            control="",
+            waiver="",
+            log="",
+            command=clean(f"{cell_flags} {repeat}", 2_000),
+        )
+
+
+def _letter(one: CheckStanding) -> str:
+    if one.fault:
+        return "f"
+    return UNSETTLED if one.doubt else LETTERS[one.status]
+
+
 def _starts(result: HarnessResult) -> Iterator[Start]:
     seconds: dict[tuple[str, str], list[float]] = {}
     for arm in result.effective:
@@ -332,14 +411,18 @@ def _execution(config: Mapping[str, Any]) -> str:
     return "graphs" if config.get("compilation_mode") == "NONE" else "compile"
 
 
-def _cells(checks: Iterable[CheckResult]) -> Iterator[Cell]:
-    by_cell: dict[str, list[CheckResult]] = {}
+def _cells(checks: Iterable[CheckResult], standings: Iterable[CheckStanding]) -> Iterator[Cell]:
+    seconds: dict[str, float] = {}
     for check in checks:
-        by_cell.setdefault(check.cell, []).append(check)
+        took = check.duration_s or 0.0
+        seconds[check.cell] = seconds.get(check.cell, 0.0) + (took if 0 <= took < 1e7 else 0.0)
+    by_cell: dict[str, list[CheckStanding]] = {}
+    for one in standings:
+        by_cell.setdefault(one.cell, []).append(one)
     for cell, found in by_cell.items():
         yield Cell(
             cell=identity(cell),
-            checks="\n".join(identity(check.check, 120) for check in found),
-            statuses="".join(LETTERS[check.status] for check in found),
-            seconds=round(sum(c.duration_s or 0.0 for c in found if 0 <= (c.duration_s or 0.0) < 1e7), 3),
+            checks="\n".join(identity(one.check, 120) for one in found),
+            statuses="".join(_letter(one) for one in found),
+            seconds=round(seconds.get(cell, 0.0), 3),
         )

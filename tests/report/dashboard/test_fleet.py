@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from bi_harness.certificate.series import series_of
 from bi_harness.errors import UsageError
 from bi_harness.report.dashboard import fleet as module
 from bi_harness.report.dashboard.fleet import STATES, Fleet, runs, state_of
-from bi_harness.report.dashboard.rows import Start
+from bi_harness.report.dashboard.rows import Row, Start
 from tests.certificate.journals import result
 from tests.certificate.test_series import run
 from tests.report.dashboard.nights import DAY, ONE, OTHER, row, shown
@@ -130,9 +132,90 @@ def test_a_model_that_passes_in_a_certificate_that_does_not_is_not_certified() -
     found = shown(row(0, {ONE: "pp", other: "pf"}))
     assert {one.model: one.verdict for one in found.models} == {"m": "PASSING", "n": "NOT_CERTIFIED"}
     assert found.devices[0].verdict == "NOT_CERTIFIED"
-    # INCONCLUSIVE as a whole for its end, whatever its checks say.
-    unsound = shown(row(0, {ONE: "pp"}, verdict="INCONCLUSIVE"))
-    assert unsound.models[0].verdict == "PASSING"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "letters", "state"),
+    [
+        ("INCONCLUSIVE", "pp", "i"),
+        ("INCONCLUSIVE", "ps", "i"),
+        ("NOT_CERTIFIED", "pp", "f"),
+        ("NOT_CERTIFIED", "pw", "f"),
+        ("A VERDICT OF TOMORROW", "pp", "i"),
+    ],
+)
+def test_no_cell_is_green_where_nothing_in_the_certificate_explains_its_verdict(
+    verdict: str, letters: str, state: str
+) -> None:
+    found = shown(row(0, {ONE: letters}, verdict=verdict))
+    assert nights(found) == state
+    assert {one.verdict for one in (*found.devices, *found.models)} == {
+        "NOT_CERTIFIED" if state == "f" else "INCONCLUSIVE"
+    }
+    assert {letter for track in found.cells[0].checks() for letter in track.nights} <= {state, "s"}
+
+
+def test_failure_of_another_device_does_not_explain_a_verdict() -> None:
+    elsewhere = ONE.replace("h200", "b200")
+    found = shown(row(0, {ONE: "p", elsewhere: "f"}))
+    assert {one.device: one.verdict for one in found.devices} == {
+        "h200": "NOT_CERTIFIED",
+        "b200": "NOT_CERTIFIED",
+    }
+
+
+def test_waived_failure_beside_a_failure_is_no_pass() -> None:
+    found = shown(row(0, {ONE: "pw", ONE.replace("/m/", "/n/"): "f"}))
+    assert {one.model: one.verdict for one in found.models} == {"m": "INCONCLUSIVE", "n": "NOT_CERTIFIED"}
+
+
+def test_pass_that_proves_nothing_gives_way_to_one_that_counts() -> None:
+    unsettled = row(0, {ONE: "up"}, verdict="INCONCLUSIVE", run_id="a")
+    assert nights(shown(unsettled)) == "i"
+    assert [track.nights for track in shown(unsettled).cells[0].checks()] == ["i", "p"]
+    found = shown(unsettled, row(0, {ONE: "pp"}, run_id="b"))
+    assert nights(found) == "p"
+    assert found.devices[0].verdict == "CERTIFIED"
+
+
+def bad(ago: int | None, device: str = "h200", **changes: str) -> Row:
+    night = "" if ago is None else row(ago, {ONE: "p"}).night
+    return Row(f"bad{ago}", "", f"reports/bad{ago}", why="was changed", device=device, night=night, **changes)
+
+
+@pytest.mark.parametrize(
+    ("ago", "verdict"),
+    [
+        (0, "INCONCLUSIVE"),
+        (1, "INCONCLUSIVE"),
+        (2, "CERTIFIED"),
+        (None, "INCONCLUSIVE"),
+        (-5, "INCONCLUSIVE"),
+    ],
+)
+def test_certificate_that_does_not_count_speaks_against_its_device_until_it_reports_later(
+    ago: int | None, verdict: str
+) -> None:
+    other = ONE.replace("h200", "b200")
+    found = shown(row(2, {ONE: "p"}), row(1, {ONE: "p"}), row(1, {other: "p"}), bad(ago))
+    assert {one.device: one.verdict for one in found.devices} == {"h200": verdict, "b200": "CERTIFIED"}
+    assert {one.verdict for one in found.models if one.device == "h200"} == {verdict}
+    assert nights(found) == "pp.", "its cells passed, whatever another file says"
+    assert (f"reports/bad{ago}", "was changed") in found.refused
+
+
+def test_certificate_that_does_not_count_makes_no_failure_better() -> None:
+    assert shown(row(0, {ONE: "f"}), bad(0)).devices[0].verdict == "NOT_CERTIFIED"
+    assert shown(row(9, {ONE: "p"}), bad(9)).devices[0].verdict == "STALE"
+    assert shown(bad(0)).devices == ()
+
+
+@pytest.mark.parametrize("nights_shown", [2, 366, 3660])
+def test_day_with_too_few_days_before_it_is_a_mistake(nights_shown: int) -> None:
+    with pytest.raises(UsageError, match="begin before the year 1: 0001-01-01"):
+        shown(row(0, {ONE: "p"}), as_of=date.min, nights=nights_shown)
+    assert shown(as_of=date.min, nights=1).nights == ()
+    assert shown(row(0, {ONE: "p"}), as_of=date.max, nights=3660).refused == ()
 
 
 def test_what_ran_otherwise_is_a_row_of_its_own() -> None:
