@@ -288,7 +288,7 @@ def _together(held: pa.Table | None, found: Any, *, keep: bool) -> pa.Table:
 
     from bi_harness.report.dashboard import history as store
 
-    new = store.table_of(found.rows)
+    new = store.table_of((*found.rows, *found.unread))
     if held is None:
         return store.joined(new)
     if not keep:

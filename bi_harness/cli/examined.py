@@ -1,8 +1,8 @@
-"""What ``verify`` and ``gate`` share: find certificates, read what lies beside them, examine it."""
+"""What ``verify`` and ``gate`` share: read a certificate and what lies beside it, and examine it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,12 @@ from bi_harness.certificate.files import (
     SHARDS,
 )
 from bi_harness.certificate.statement import Statement
-from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
+from bi_harness.certificate.verify import Examined, Finding, Folder, Recompute, examine
 from bi_harness.errors import UsageError
 from bi_harness.matrix.collector import no_collection
 from bi_harness.matrix.shards import MOST
 from bi_harness.reading import NotRegular, read_bounded
+from bi_harness.report.discovery import printable_path, printable_text
 from bi_harness.report.sealed import log_digests
 from bi_harness.report.write import WRITERS
 from bi_harness.runner.journal import read_text
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 512 * 1024 * 1024
 """Of one file. The journal of the whole matrix is a small part of it."""
-
-WORK = ".work"
-"""What a run leaves of its units when it is killed."""
 
 _NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
 
@@ -51,23 +49,14 @@ def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) ->
     return examine(read_folder(path), keys, recompute(), must_be_signed=must_be_signed)
 
 
-def certificates(path: Path) -> list[Path]:
-    """The certificates under a path: itself, or every run's folder below it, in the order of their names.
-
-    Raises:
-        UsageError: there is no such file or folder.
-    """
-    _must_be_there(path)
-    if not path.is_dir() or _is_run(path):
-        return [path]
-    # A run without a certificate is found by its journal: what it says must not be missed either.
-    found = {
-        file.parent
-        for name in (CERTIFICATE, ENVELOPE, JOURNAL)
-        for file in path.rglob(name)
-        if WORK not in file.relative_to(path).parts
-    }
-    return sorted(found)
+def examined_among_others(path: Path, keys: Sequence[Key]) -> Examined:
+    """Examine one of many, signed or not: whatever goes wrong with it is a problem of this one alone."""
+    try:
+        return examined(path, keys, must_be_signed=False)
+    except Exception as error:
+        what = f"cannot be examined: {type(error).__name__}: {str(error)[:300]}"
+        problem = Finding(level="problem", where=CERTIFICATE, what=printable_text(what))
+        return Examined(printable_path(path), None, "", (problem,), (), (), journal=False)
 
 
 @cache
@@ -83,10 +72,6 @@ def recompute() -> Recompute:
 
 def _from_journal(data: bytes) -> Statement:
     return build(*read_text(data, JOURNAL, progress=False))
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / name).exists() for name in (CERTIFICATE, ENVELOPE, JOURNAL))
 
 
 def read_folder(path: Path) -> Folder:
@@ -150,12 +135,3 @@ def _read(path: Path, name: str, contents: dict[str, bytes], unreadable: dict[st
         unreadable[name] = f"it is larger than {MAX_BYTES // 2**20} MiB"
         return
     contents[name] = data
-
-
-def all_certificates(paths: Sequence[Path]) -> Iterator[Path]:
-    """Those under each path, each once.
-
-    Raises:
-        UsageError: there is no such file or folder.
-    """
-    yield from dict.fromkeys(one for path in paths for one in certificates(path))
