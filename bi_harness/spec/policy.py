@@ -98,8 +98,9 @@ class Policy(SpecModel):
         require_journal: whether each certificate must be computed again from its run's journal.
         allow_dirty: certificates of a bi-harness with changes that no commit has, or where that is not known.
         allow_waivers: checks that failed and were waived.
-        allow_prereleases: passes of pre-releases of the range's releases. A range that includes one by name
-            (``>=0.33.0rc1``) allows them, too.
+        allow_prereleases: passes of pre-releases that are in the range as PEP 440 orders them: ``0.33.1rc1``
+            for ``>=0.33``, but not ``0.33.0rc1``, which comes before ``0.33``. A range that includes a
+            pre-release by name (``>=0.33.0rc1``) allows them without this flag.
         allow_skips: checks that a rule left out, other than those named in ``checks`` (some must have passed
             all the same).
         allow_endpoint: certificates of a server whose configuration nobody verified.

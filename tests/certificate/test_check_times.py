@@ -10,7 +10,18 @@ from bi_harness.certificate.build import build
 from bi_harness.certificate.check_times import check_times, instant
 from bi_harness.certificate.events import Event, RunResumed
 from bi_harness.certificate.statement import HarnessResult, Loss, Reopened
-from tests.certificate.journals import CELL, JOURNAL, end, ended, finished, planned, result, sound, started
+from tests.certificate.journals import (
+    CELL,
+    JOURNAL,
+    end,
+    ended,
+    finished,
+    planned,
+    ready,
+    result,
+    sound,
+    started,
+)
 
 STARTED = datetime(2026, 1, 14, 9, 15, tzinfo=UTC)
 FINISHED = datetime(2026, 1, 14, 9, 16, tzinfo=UTC)
@@ -22,6 +33,8 @@ def resumed_run() -> list[Event]:
     """``alone`` passed; ``spread`` erred, and passed when the run was resumed six days later."""
     first = [
         started(planned("alone", "spread")),
+        ready("treatment"),
+        ready("control"),
         finished(result(check="alone")),
         finished(result("error", "spread")),
         ended(),
