@@ -23,7 +23,7 @@ from bi_harness.certificate.verify import Folder
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.reading import read_bounded
 from bi_harness.report.dashboard.rows import Row, refused
-from bi_harness.report.discovery import RunPath, discover
+from bi_harness.report.discovery import RunPath, discover, printable_path
 
 MAX_BYTES: Final = 512 * 1024 * 1024
 """Of one file, as `verify` has it."""
@@ -96,7 +96,7 @@ def _source(run: RunPath) -> Source:
     if run.folder:
         return Source(str(run.path), _shown(run.path, run.given), folder=True)
     whole = run.path.name in _NAMES
-    return Source(str(run.path.parent) if whole else str(run.path), str(run.path), whole)
+    return Source(str(run.path.parent) if whole else str(run.path), printable_path(run.path), whole)
 
 
 def _given(path: Path, places: Sequence[str]) -> Path:
@@ -107,8 +107,7 @@ def _given(path: Path, places: Sequence[str]) -> Path:
 def _shown(path: Path, given: Path) -> str:
     """The path from the name of the given folder on."""
     base = Path(os.path.realpath(given)).name
-    below = os.path.relpath(path, given)
-    return base if below == "." else os.path.join(base, below)
+    return printable_path(base / Path(os.path.relpath(path, given)))
 
 
 def stat_of(source: Source) -> str:
