@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, JOURNAL
+from bi_harness.certificate.files import CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL
 from bi_harness.errors import UsageError
 
 RUN_FILES: Final = (CERTIFICATE, ENVELOPE, JOURNAL)
@@ -140,6 +140,9 @@ class _Search:
             self.listed.add(inode)
             if any(kinds.get(name, "folder") != "folder" for name in RUN_FILES):
                 found.append(RunPath(folder, folder=True, given=given))
+            elif FILES_ENVELOPE in kinds:
+                why = "a signed run of which neither certificate nor journal is there"
+                self.unread.append(UnreadPath(folder, why))
             for name, kind in kinds.items():
                 if kind == "link":
                     self.links.append(folder / name)

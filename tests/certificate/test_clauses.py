@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bi_harness.certificate.events import RunFinished, RunStarted
 from bi_harness.certificate.gate import GateResult, RequirementSeen
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.certificate.statement import Power
 from bi_harness.certificate.verify import Examined
+from bi_harness.runner.merge import ShardJournal, merged
 from tests.certificate.journals import CELL, end, evidence, finished, planned, result, sound
-from tests.certificate.policies import NEEDS, certificate, held, policy
+from tests.certificate.policies import NEEDS, certificate, held, policy, run
+from tests.certificate.shards import split, unit, whole
 from tests.certificate.test_check_times import resumed_run
 from tests.certificate.test_gate import SCOPE, reasons
 
@@ -135,10 +138,23 @@ def test_old_pass_of_a_resumed_run_is_not_made_young_by_what_ran_again() -> None
 
 def test_old_shard_of_a_merged_run_is_not_made_young_by_the_newest_one() -> None:
     """A merged certificate begins with its first shard and ends with its last."""
-    events = [*sound()[:-1], end().model_copy(update={"time": "2026-01-30T00:00:00Z"})]
-    found = aged(NEEDS, 14, 16, certificate(events))
-    assert [r.state for r in found.requirements] == ["unmet"]
-    assert "may be 17.0 days old" in reasons(found)
+    old, new = split(run(whole(2)), [[unit(1)], [unit(0), unit(2)]])
+    first, last = new[0], new[-1]
+    assert isinstance(first, RunStarted)
+    assert isinstance(last, RunFinished)
+    new = [
+        first.model_copy(update={"time": "2026-01-29T00:00:00Z"}),
+        *new[1:-1],
+        last.model_copy(update={"time": "2026-01-30T00:00:00Z"}),
+    ]
+    shards = [ShardJournal(str(i), events, str(i) * 64) for i, events in enumerate((old, new), start=1)]
+    whole_run = certificate(merged(shards))
+    for model in ("m1", "m2"):
+        needs = {**NEEDS, "models": model}
+        assert aged(needs, 17, 16, whole_run).passed, reasons(aged(needs, 17, 16, whole_run))
+        found = aged(needs, 14, 16, whole_run)
+        assert [r.state for r in found.requirements] == ["unmet"]
+        assert "may be 17.0 days old, and at most 14 are allowed" in reasons(found)
 
 
 def test_failure_counts_from_the_newest_time() -> None:

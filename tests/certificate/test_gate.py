@@ -383,6 +383,25 @@ def test_it_opens_only_for_a_certified_run_and_no_failing_one(runs: list[list[Ev
         assert all(one.genuine for one in seen)
 
 
+@given(st.lists(journals(), max_size=3), st.integers(0, 3), st.sampled_from(["0.32.0", "0.32.1rc1", "main"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_failing_certificate_in_any_place_fails_the_requirement(
+    runs: list[list[Event]], place: int, vllm: str
+) -> None:
+    seen = []
+    for events in runs:
+        try:
+            statement = build(events, JOURNAL)
+        except UsageError:
+            continue
+        folder = Folder("x", {CERTIFICATE: statement.to_json().encode()}, whole=False)
+        seen.append(examine(folder, [], recompute()))
+    seen.insert(place, certificate(of_release(sound(result("fail")), vllm), place="red"))
+    found = held(policy(allow_dirty=True, allow_skips=True, allow_waivers=True), *seen)
+    assert [r.state for r in found.requirements] == ["failed"]
+    assert found.exit_code == ExitCode.NOT_CERTIFIED
+
+
 DEFAULT_UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/default"
 COMPILE_UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/compile"
 COMPILE_NEEDS = {**NEEDS, "modes": "compile"}

@@ -44,6 +44,16 @@ def test_any_file_of_a_run_makes_a_folder_a_run(tmp_path: Path, name: str) -> No
     assert runs(tmp_path) == [str(tmp_path / "x" / "y")]
 
 
+def test_signed_run_without_certificate_and_journal_is_named(tmp_path: Path) -> None:
+    run_folder(tmp_path / "x", "files.dsse.json", "certificate.html")
+    assert runs(tmp_path) == []
+    assert unread(tmp_path) == {
+        str(tmp_path / "x"): "a signed run of which neither certificate nor journal is there"
+    }
+    run_folder(tmp_path / "x", "events.jsonl")
+    assert unread(tmp_path) == {}
+
+
 def test_hidden_folders_are_searched(tmp_path: Path) -> None:
     run_folder(tmp_path / ".old" / "x")
     assert runs(tmp_path) == [str(tmp_path / ".old" / "x")]
