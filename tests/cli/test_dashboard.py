@@ -209,7 +209,25 @@ def test_place_that_was_not_read_is_listed(tmp_path: Path, capsys: pytest.Captur
     build(reports, "--out", site, *DAY)
     assert "not counted: reports/h200: not read: a link to" in capsys.readouterr().err
     assert "not read: a link to" in (site / "index.html").read_text()
-    found = told(capsys, reports, H200, "--out", site, *DAY)
+    # Once it is read it is not listed any more, not even where rows of earlier builds are kept.
+    found = told(capsys, reports, H200, "--out", site, "--keep", *DAY)
+    assert (found["certificates"], found["not_counted"]) == (2, [])
+
+
+def test_file_that_cannot_be_read_does_not_spoil_the_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports, site = tmp_path / "reports", tmp_path / "site"
+    shutil.copytree(CPU, reports / "good")
+    (reports / "bad").mkdir()
+    os.mkfifo(reports / "bad" / "certificate.json")
+    for _ in range(2):
+        found = told(capsys, reports, "--out", site, *DAY)
+        assert (found["certificates"], found["verified_now"]) in ((1, 2), (1, 1))
+        assert [one["path"] for one in found["not_counted"]] == ["reports/bad"]
+    (reports / "bad" / "certificate.json").unlink()
+    shutil.copytree(H200, reports / "bad", dirs_exist_ok=True)
+    found = told(capsys, reports, "--out", site, *DAY)
     assert (found["certificates"], found["not_counted"]) == (2, [])
 
 

@@ -28,6 +28,9 @@ from bi_harness.report.discovery import RunPath, discover, printable_path
 MAX_BYTES: Final = 512 * 1024 * 1024
 """Of one file, as `verify` has it."""
 
+UNREAD: Final = "unread:"
+"""What the digest of a row begins with that is of nothing that was read. It is looked at every time."""
+
 _NAMES: Final = (CERTIFICATE, ENVELOPE, JOURNAL)
 _FEW: Final = 24
 """Files that are verified in this process; more are spread over the cores."""
@@ -86,10 +89,15 @@ def _search(paths: Sequence[str]) -> tuple[list[Source], list[Row]]:
     for one in (*map(_source, found.runs), *here):
         by_place.setdefault(os.path.realpath(one.path), one)
     unread = [
-        refused(_shown(place.path, _given(place.path, places)), f"not read: {place.why}")
+        _unread(_shown(place.path, _given(place.path, places)), f"not read: {place.why}")
         for place in found.unread
     ]
     return sorted(by_place.values(), key=lambda one: one.shown), unread
+
+
+def _unread(shown: str, why: str) -> Row:
+    name = hashlib.sha256(f"{shown}\0{why}".encode("utf-8", "backslashreplace")).hexdigest()
+    return refused(shown, why, f"{UNREAD}{name}")
 
 
 def _source(run: RunPath) -> Source:
@@ -135,9 +143,9 @@ def read(source: Source) -> tuple[Folder, str] | Row:
             continue
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            return refused(source.shown, f"{name}: cannot be read: {why}")
+            return _unread(source.shown, f"{name}: cannot be read: {why}")
         if len(data) > MAX_BYTES:
-            return refused(source.shown, f"{name}: is larger than {MAX_BYTES // 2**20} MiB")
+            return _unread(source.shown, f"{name}: is larger than {MAX_BYTES // 2**20} MiB")
         contents[name] = data
         digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
     if not source.folder:
@@ -221,7 +229,7 @@ def collect(
         else:
             rows.append(came)
         # Asked before it was read: what is written meanwhile is seen the next time.
-        if stat and digest:
+        if stat and not digest.startswith(UNREAD):
             after[os.path.realpath(source.path)] = (stat, digest)
     return Collected(tuple(rows), again, after, tuple(unread))
 
