@@ -1,33 +1,35 @@
 """The pre-release gate: certificates against a policy. Pure decisions.
 
 Nothing passes by being absent. A requirement is met by one certificate that is genuine, counts under the
-policy, is CERTIFIED as a whole, and in which every check of the requirement passed. And none may speak
-against it: of two certificates that disagree the failing one decides, whichever is newer, since a difference
-that was seen once is not undone by a run in which it was not. Only one that is too old, of a release of vLLM
-that is not asked for, or of a planted fault says nothing either way.
+policy, is CERTIFIED as a whole, and in which one cell has everything that the requirement asks for. And none
+may speak against it: of two certificates that disagree the failing one decides, whichever is newer, since a
+difference that was seen once is not undone by a run in which it was not. Only one that is too old, of a
+release of vLLM that is not asked for, or of a planted fault says nothing either way. What a certificate does
+not say (its release, its time) excuses no failure.
+
+Whatever may hide a failure closes the gate: a certificate that is not genuine or cannot be examined, and a
+place that was not looked into.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from bi_harness.certificate.records import CheckResult, Record
-from bi_harness.certificate.statement import HarnessResult, Power, planted_faults
+from bi_harness.certificate.check_times import CheckTimes, check_times
+from bi_harness.certificate.clauses import CertificateEvidence, Opinion, age_problem, opinion
+from bi_harness.certificate.findings import printable
+from bi_harness.certificate.records import Record
+from bi_harness.certificate.statement import HarnessResult, planted_faults
 from bi_harness.certificate.verify import Examined
 from bi_harness.exits import ExitCode
-from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
-from bi_harness.spec.policy import Policy, Requirement
+from bi_harness.spec.policy import Policy, Requirement, parse_release
 from bi_harness.spec.types import PROFILES
 
 CLOCK_SKEW = timedelta(minutes=10)
 """How far the clocks of a GPU host and of whoever runs the gate may be apart."""
-
-_SIZES = re.compile(r"tp[0-9]{1,6}-dp[0-9]{1,6}")
 
 State = Literal["met", "failed", "inconclusive", "unmet"]
 
@@ -84,7 +86,9 @@ class GateResult(Record):
         passed: whether every requirement is met and nothing else is wrong.
         requirements: in the policy's order.
         certificates: in the order in which they were given.
-        problems: what blocks beside the requirements: a certificate that is not genuine.
+        problems: what blocks beside the requirements: a certificate that is not genuine or cannot be
+            examined, and a place that was not looked into.
+        unread: those of ``problems`` that are of places that were not looked into.
     """
 
     schema_: Literal["bi-harness/gate/1"] = "bi-harness/gate/1"
@@ -94,6 +98,7 @@ class GateResult(Record):
     requirements: tuple[RequirementSeen, ...]
     certificates: tuple[CertificateSeen, ...]
     problems: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -106,25 +111,13 @@ class GateResult(Record):
         return ExitCode.NOT_CERTIFIED
 
 
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """A genuine certificate that speaks of a release that is asked for.
-
-    Attributes:
-        place: where it is.
-        result: what it says.
-        against: why it cannot meet a requirement; it can still speak against one.
-        no_answer: why it is INCONCLUSIVE as a whole; empty when it is not.
-    """
-
-    place: str
-    result: HarnessResult
-    against: tuple[str, ...]
-    no_answer: str
-
-
 def gate(
-    policy: Policy, examined: Sequence[Examined], *, now: datetime, policy_digest: str = ""
+    policy: Policy,
+    examined: Sequence[Examined],
+    *,
+    now: datetime,
+    policy_digest: str = "",
+    unread: Sequence[str] = (),
 ) -> GateResult:
     """Hold certificates against a policy.
 
@@ -133,42 +126,56 @@ def gate(
         examined: the certificates, with the policy's keys and ``must_be_signed=False``.
         now: what ages are counted from; with a zone.
         policy_digest: of the policy's file.
+        unread: places that were not looked into, each with the reason. Any one closes the gate.
     """
+    moment = now.astimezone(UTC)
+    wanted = policy.requirements()
     seen: list[CertificateSeen] = []
-    evidence: list[_Evidence] = []
+    opinions: dict[Requirement, list[tuple[str, Opinion]]] = {}
     problems: list[str] = []
     for one in examined:
-        certificate, usable = _look(policy, one, now)
+        try:
+            certificate, evidence = _look(policy, one, moment)
+            found = [(each, opinion(policy, each, evidence, moment)) for each in wanted] if evidence else []
+        except Exception as error:
+            # Whatever a certificate holds, it must not keep the others from being looked at.
+            certificate, found = _broken(one, error), []
         seen.append(certificate)
         if not certificate.genuine:
-            problems.append(f"{one.place}: {certificate.why[0]}")
-        elif usable is not None:
-            evidence.append(usable)
-    requirements = tuple(_judge(policy, wanted, evidence, now) for wanted in policy.requirements())
+            problems.append(f"{certificate.place}: {certificate.why[0]}")
+        for each, says in found:
+            if says is not None:
+                opinions.setdefault(each, []).append((certificate.place, says))
+    not_read = tuple(printable(place) for place in unread)
+    problems += not_read
+    requirements = tuple(_judge(policy, each, opinions.get(each, ())) for each in wanted)
     # No requirement at all (which the policy's type refuses) is not a pass either.
     passed = bool(requirements) and not problems and all(r.state == "met" for r in requirements)
     return GateResult(
         policy=policy_digest,
-        now=now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        now=moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
         passed=passed,
         requirements=requirements,
         certificates=tuple(seen),
         problems=tuple(problems),
+        unread=not_read,
     )
 
 
-def _look(policy: Policy, one: Examined, now: datetime) -> tuple[CertificateSeen, _Evidence | None]:
+def _look(policy: Policy, one: Examined, now: datetime) -> tuple[CertificateSeen, CertificateEvidence | None]:
     """A certificate, and what it is evidence of; ``None`` for nothing."""
+    place = printable(one.place)
     if one.statement is None or not one.genuine:
-        bad = tuple(f"not genuine: {p.where}: {p.what}" for p in one.problems) or ("not genuine",)
-        return CertificateSeen(place=one.place, genuine=False, counts=False, why=bad), None
+        bad = tuple(printable(f"not genuine: {p.where}: {p.what}") for p in one.problems)
+        return CertificateSeen(place=place, genuine=False, counts=False, why=bad or ("not genuine",)), None
     result = one.statement.predicate.bi_harness
-    silent = _silent(policy, result, now)
-    against = [] if silent else _against(policy, one, result, now)
+    times = check_times(result)
+    silent = _silent(policy, result, times, now)
+    against = [] if silent else _against(policy, one, result, times, now)
     no_answer = f"it is INCONCLUSIVE: {result.why}" if result.verdict == "INCONCLUSIVE" else ""
     why = [silent] if silent else [*against, *([no_answer] if no_answer else [])]
     seen = CertificateSeen(
-        place=one.place,
+        place=place,
         run_id=result.run_id,
         device=str(result.device.get("id", "")),
         verdict=result.verdict,
@@ -179,26 +186,30 @@ def _look(policy: Policy, one: Examined, now: datetime) -> tuple[CertificateSeen
         counts=not why,
         why=tuple(why),
     )
-    return seen, None if silent else _Evidence(one.place, result, tuple(against), no_answer)
+    return seen, None if silent else CertificateEvidence(place, result, times, tuple(against), no_answer)
 
 
-def _silent(policy: Policy, result: HarnessResult, now: datetime) -> str:
+def _broken(one: Examined, error: Exception) -> CertificateSeen:
+    why = f"not genuine: it cannot be examined: {type(error).__name__}: {str(error)[:200]}"
+    return CertificateSeen(place=printable(one.place), genuine=False, counts=False, why=(printable(why),))
+
+
+def _silent(policy: Policy, result: HarnessResult, times: CheckTimes, now: datetime) -> str:
     """Why a certificate says nothing of what is asked for, neither for nor against it; empty when it does."""
     if faults := planted_faults(result.effective):
         return f"a fault was planted in its engines on purpose: {', '.join(faults)}"
     vllm = _vllm(result)
-    if vllm is not None and not policy.speaks_of(vllm):
+    if vllm is not None and parse_release(vllm) is not None and not policy.speaks_of(vllm):
         return f"it is of vLLM {vllm}, and {policy.vllm!r} is asked for"
-    ended = _time(result.finished or result.started)
-    if policy.max_age_days is not None and ended is not None:
-        age = now - ended
-        if age > timedelta(days=policy.max_age_days):
-            days = age / timedelta(days=1)
-            return f"it is {days:.1f} days old, and at most {policy.max_age_days:g} are allowed"
+    # By the latest time: a failure is as old as that at least.
+    if times.latest is not None and (why := age_problem(policy, times.latest, now)):
+        return f"it is {why}"
     return ""
 
 
-def _against(policy: Policy, one: Examined, result: HarnessResult, now: datetime) -> list[str]:
+def _against(
+    policy: Policy, one: Examined, result: HarnessResult, times: CheckTimes, now: datetime
+) -> list[str]:
     """Why a certificate cannot meet a requirement."""
     found = []
     if policy.keys is not None and not one.signed_by:
@@ -210,13 +221,13 @@ def _against(policy: Policy, one: Examined, result: HarnessResult, now: datetime
     if result.shard is not None:
         part = f"shard {result.shard.index} of {result.shard.count}"
         found.append(f"it is of {part} alone: give what `bi-harness merge` makes of all of them")
-    if _vllm(result) is None and result.scope.endpoint is None:
-        found.append("it does not say which vLLM ran")
-    ended = _time(result.finished or result.started)
-    if ended is None:
+    if result.scope.endpoint is None and (why := _release_problem(policy, _vllm(result))):
+        found.append(why)
+    if not times.complete:
         found.append("it does not say when it ran")
-    elif ended - now > CLOCK_SKEW:
-        found.append(f"it ended in the future ({result.finished}): a clock is wrong, or it was made up")
+    elif times.newest is not None and times.newest - now > CLOCK_SKEW:
+        when = times.newest.isoformat(timespec="seconds").replace("+00:00", "Z")
+        found.append(f"it ran in the future ({when}): a clock is wrong, or it was made up")
     if not policy.allow_dirty and (dirty := _dirty(result)):
         found.append(dirty)
     if result.scope.endpoint is not None and not policy.allow_endpoint:
@@ -232,33 +243,35 @@ def _against(policy: Policy, one: Examined, result: HarnessResult, now: datetime
     return found
 
 
-def _judge(
-    policy: Policy, wanted: Requirement, evidence: Sequence[_Evidence], now: datetime
-) -> RequirementSeen:
-    met: list[str] = []
-    failed: list[str] = []
-    without_answer: list[str] = []
-    other: list[str] = []
-    for one in evidence:
-        checks = _checks_of(wanted, one.result)
-        if not checks:
-            continue
-        if why := _failing(policy, wanted, checks, one.result):
-            failed.append(f"{one.place}: {why}")
-            continue
-        lacks = [*one.against, *_lacking(policy, wanted, checks, one.result, now)]
-        if lacks:
-            other.append(f"{one.place}: {'; '.join(lacks)}")
-        elif why := _no_answer(checks) or one.no_answer:
-            without_answer.append(f"{one.place}: {why}")
-        else:
-            met.append(one.place)
+def _release_problem(policy: Policy, vllm: str | None) -> str:
+    """Why passes with this release of vLLM do not count; empty when they do."""
+    if vllm is None:
+        return "it does not say which vLLM ran"
+    version = parse_release(vllm)
+    if version is None:
+        return f"its vLLM is {vllm[:80]!r}, which is not a version (PEP 440)"
+    if policy.accepts(vllm):
+        return ""
+    if version.is_prerelease:
+        return (
+            f"it is of the pre-release {vllm} of vLLM, whose passes do not count: the policy says neither "
+            f"allow_prereleases nor names one in {policy.vllm!r}"
+        )
+    return f"it is of vLLM {vllm}, and {policy.vllm!r} is asked for: only a failure with it counts"
+
+
+def _judge(policy: Policy, wanted: Requirement, opinions: Sequence[tuple[str, Opinion]]) -> RequirementSeen:
+    def told(state: str) -> list[str]:
+        return [f"{place}: {says.why}" for place, says in opinions if says.state == state]
+
+    met = [place for place, says in opinions if says.state == "met"]
+    failed, lacking, no_answer = told("failed"), told("lacking"), told("no_answer")
     if failed:
         against = f" (whatever {', '.join(met)} says)" if met else ""
         return RequirementSeen(
             id=wanted.id,
             state="failed",
-            why=(*failed, *without_answer, *other),
+            why=(*failed, *no_answer, *lacking),
             would_meet="another vLLM or bi-harness, for which no check fails: a run in which the failure was "
             f"not seen does not undo it{against}. A failure that someone answers for needs a waiver, and "
             "allow_waivers in the policy",
@@ -266,134 +279,10 @@ def _judge(
     if met:
         return RequirementSeen(id=wanted.id, state="met", met_by=tuple(met))
     command = _command(policy, wanted)
-    if without_answer and not other:
-        return RequirementSeen(
-            id=wanted.id, state="inconclusive", why=tuple(without_answer), would_meet=command
-        )
-    why_not = (*other, *without_answer) or ("no certificate that counts is of it",)
+    if no_answer and not lacking:
+        return RequirementSeen(id=wanted.id, state="inconclusive", why=tuple(no_answer), would_meet=command)
+    why_not = (*lacking, *no_answer) or ("no certificate that counts is of it",)
     return RequirementSeen(id=wanted.id, state="unmet", why=why_not, would_meet=command)
-
-
-def _failing(
-    policy: Policy, wanted: Requirement, checks: Sequence[CheckResult], result: HarnessResult
-) -> str:
-    """What speaks against the requirement; empty when nothing does."""
-    failed = [check for check in _asked(wanted, checks) if check.status == "fail"]
-    if not policy.allow_waivers:
-        failed += [check for check in _asked(wanted, checks) if check.status == "waived"]
-    if failed:
-        first = failed[0]
-        waived = " and was waived, which the policy does not allow," if first.status == "waived" else ""
-        return f"{first.check} failed{waived} on {first.cell}: {first.reason}"
-    cells = {check.cell for check in checks}
-    for axis in result.axes:
-        if axis.required and not axis.equal and cells.intersection(axis.cells):
-            return f"{axis.check} has other bits on {axis.cells[1]} than on {axis.cells[0]}"
-    return ""
-
-
-def _lacking(
-    policy: Policy,
-    wanted: Requirement,
-    checks: Sequence[CheckResult],
-    result: HarnessResult,
-    now: datetime,
-) -> list[str]:
-    """What the certificate lacks for this requirement, inconclusive checks apart."""
-    found = []
-    asked = _asked(wanted, checks)
-    if wanted.checks is None:
-        if "k" in result.scope.filters:
-            found.append("it ran a part of the suite's checks (-k)")
-    elif missing := [name for name in wanted.checks if name not in {check.check for check in asked}]:
-        found.append(f"it has no check {', '.join(missing)}")
-    skipped = [check for check in asked if check.status == "skip"]
-    if skipped and not policy.allow_skips:
-        found.append(f"{skipped[0].check} was skipped by the rule {skipped[0].rule} on {skipped[0].cell}")
-    found += [
-        f"{check.check} on {check.cell}: {why}"
-        for check in asked
-        if check.status == "waived" and (why := _waiver_over(check, now))
-    ]
-    passed = [check for check in asked if check.status == "pass"]
-    if not passed and not _no_answer(asked):
-        found.append("no check of it passed")
-    steps = sum(check.evidence.steps for check in passed if check.evidence is not None)
-    if policy.min_steps is not None and steps < policy.min_steps:
-        found.append(f"{steps} steps were compared, and {policy.min_steps} are asked for")
-    if policy.min_selftest_score is not None:
-        power = next((power for power in result.power if power.suite == wanted.suite), None)
-        if why := _weak(power, policy.min_selftest_score):
-            found.append(why)
-    return found
-
-
-def _weak(power: Power | None, least: float) -> str:
-    if power is None or not power.faults:
-        return "its suite has no self-test"
-    if not power.current:
-        return "its suite's self-test is of an earlier state of the suite"
-    if power.false_alarms or not power.clean_runs:
-        return f"its suite's self-test has {power.false_alarms} false alarms in {power.clean_runs} clean runs"
-    if power.caught < least * power.faults:
-        return (
-            f"its suite's self-test caught {power.caught} of {power.faults} faults; {least:g} are asked for"
-        )
-    return ""
-
-
-def _waiver_over(check: CheckResult, now: datetime) -> str:
-    """Why a waiver does not hold any more on the day of the gate; empty when it does."""
-    waiver = getattr(check, "waiver", None)
-    last = getattr(waiver, "expires", None)
-    if last is None:
-        return "it is waived, and does not say until when"
-    if now.astimezone(UTC).date() > date.fromisoformat(last):
-        return f"its waiver expired on {last}"
-    return ""
-
-
-def _no_answer(checks: Sequence[CheckResult]) -> str:
-    for check in checks:
-        if check.status in ("error", "inconclusive"):
-            return f"{check.check} on {check.cell} is {check.status}: {check.reason}"
-    return ""
-
-
-def _asked(wanted: Requirement, checks: Sequence[CheckResult]) -> list[CheckResult]:
-    return [check for check in checks if wanted.checks is None or check.check in wanted.checks]
-
-
-def _checks_of(wanted: Requirement, result: HarnessResult) -> list[CheckResult]:
-    """The checks of the cells that the requirement speaks of.
-
-    Where a mode was left to ``default``, which is the same mode there, the checks of the ``default`` cell
-    stand for it.
-    """
-    found = [check for check in result.checks if _is_of(check.cell, wanted, result)]
-    if not any(check.rule == SAME_AS_DEFAULT for check in found):
-        return found  # Of thousands of requirements few meet such a cell.
-    named = {(check.cell, check.check): check for check in result.checks}
-    return [
-        named.get((default_twin(check.cell), check.check), check) if check.rule == SAME_AS_DEFAULT else check
-        for check in found
-    ]
-
-
-def _is_of(cell: str, wanted: Requirement, result: HarnessResult) -> bool:
-    """Whether a cell is one of those that the requirement speaks of."""
-    # From both ends: a model may have slashes in its name.
-    parts = cell.split("/")
-    if len(parts) < 6 or not _SIZES.fullmatch(parts[-3]):
-        return False
-    return (
-        parts[0] == wanted.device == result.device.get("id")
-        and "/".join(parts[1:-4]) == wanted.model
-        and parts[-2] == wanted.mode
-        and parts[-1] == wanted.suite
-        and wanted.backend in (None, parts[-4])
-        and wanted.parallel in (None, parts[-3])
-    )
 
 
 def _command(policy: Policy, wanted: Requirement) -> str:
@@ -426,11 +315,3 @@ def _dirty(result: HarnessResult) -> str:
     if state is True:
         return "the bi-harness that made it had changes that no commit has (dirty)"
     return "it does not say whether the bi-harness that made it was as released (neither git nor a wheel)"
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None

@@ -305,10 +305,12 @@ def _together(held: pa.Table | None, found: Any, *, keep: bool) -> pa.Table:
     import pyarrow.compute as pc
 
     from bi_harness.report.dashboard import history as store
+    from bi_harness.report.dashboard.collect import UNREAD
 
-    new = store.table_of(found.rows)
+    new = store.table_of((*found.rows, *found.unread))
     if held is None:
         return store.joined(new)
+    held = held.filter(pc.invert(pc.starts_with(held["digest"], UNREAD)))
     if not keep:
         there = pa.array(list(found.known), pa.string())
         held = held.filter(pc.is_in(held["digest"], value_set=there))

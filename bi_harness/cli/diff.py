@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,8 +44,9 @@ def diff(
     certificate says nothing of is unknown there, never good. Signatures are not looked at: see verify.
 
     Ends with 0 when all say the same (verdict, status of every check, bits with invariance on), 1 when not,
-    4 when one cannot be read. With --series: 0 when each check passed in the newest certificate that has it,
-    1 when one is bad where it was last known, 6 when one has no answer there, or none has any.
+    4 when one cannot be read. With --series: 0 when each check passed in the newest certificate that has it;
+    1 when one is bad where it was last known, or a place was not read that may have one (a link, a folder, a
+    run without a certificate); 6 when one has no answer in the newest that has it, or none has any.
     """
     from rich.console import Console
 
@@ -81,20 +83,36 @@ def _differences(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], in
 def _series(paths: list[Path]) -> tuple[list[View], str, dict[str, Any], int]:
     from bi_harness.certificate.series import series_of
     from bi_harness.report.diff_view import series_view
-    from bi_harness.report.read import find_certificates
+    from bi_harness.report.discovery import printable_path
+    from bi_harness.report.read import find_series
 
-    found = series_of([_read(path) for path in find_certificates(paths)])
-    data = found.model_dump(mode="json")
-    return [series_view(found)], "Series", data, int(found.exit_code)
+    files = find_series(paths)
+    found = series_of([_read(path) for path in files.certificates])
+    not_read = [{"path": printable_path(place.path), "why": place.why} for place in files.unread]
+    data = {**found.model_dump(mode="json"), "not_read": not_read}
+    view = _with_unread(series_view(found), [str(place) for place in files.unread])
+    return [view], "Series", data, 1 if not_read else int(found.exit_code)
+
+
+def _with_unread(view: View, places: list[str]) -> View:
+    """The view, which says before all else what it does not speak of."""
+    if not places:
+        return view
+    from bi_harness.report.text import clean, plural
+
+    headline = f"INCOMPLETE: {plural(len(places), 'place')} not read. {view.headline}"
+    return replace(
+        view, headline=headline, lines=(*view.lines, *(f"Not read: {clean(p, 900)}" for p in places))
+    )
 
 
 def _read(path: Path) -> tuple[str, Statement]:
     from bi_harness.cli.output import warn
+    from bi_harness.report.discovery import printable_path
     from bi_harness.report.facts import contradictions
     from bi_harness.report.read import read_certificate
 
-    # A path that is not UTF-8 has lone surrogates in Python, which no JSON can hold.
-    name = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    name = printable_path(path)
     statement = read_certificate(path)
     for line in contradictions(statement):
         warn(f"{name}: {line}")

@@ -1,9 +1,9 @@
-"""What ``verify`` and ``gate`` share: find certificates, read what lies beside them, examine it."""
+"""What ``verify`` and ``gate`` share: read a certificate and what lies beside it, and examine it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +24,12 @@ from bi_harness.certificate.files import (
 from bi_harness.certificate.findings import printable
 from bi_harness.certificate.run_tree import read_tree
 from bi_harness.certificate.statement import Statement
-from bi_harness.certificate.verify import Examined, Folder, Recompute, examine
+from bi_harness.certificate.verify import Examined, Finding, Folder, Recompute, examine
 from bi_harness.errors import UsageError
 from bi_harness.matrix.collector import no_collection
 from bi_harness.matrix.shards import MOST
 from bi_harness.reading import NotRegular, read_bounded
+from bi_harness.report.discovery import printable_path
 from bi_harness.report.sealed import digest_of
 from bi_harness.report.startup_proposal import render_proposal
 from bi_harness.report.testengine import render_test_engine
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 512 * 1024 * 1024
 """Of one file. The journal of the whole matrix is a small part of it."""
 
-WORK = ".work"
-"""What a run leaves of its units when it is killed."""
-
 _NAMES = (CERTIFICATE, ENVELOPE, FILES_ENVELOPE, JOURNAL, *REPORTS)
 
 
@@ -59,23 +57,14 @@ def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) ->
     return examine(read_folder(path), keys, recompute(), must_be_signed=must_be_signed)
 
 
-def certificates(path: Path) -> list[Path]:
-    """The certificates under a path: itself, or every run's folder below it, in the order of their names.
-
-    Raises:
-        UsageError: there is no such file or folder.
-    """
-    _must_be_there(path)
-    if not path.is_dir() or _is_run(path):
-        return [path]
-    # A run without a certificate is found by its journal: what it says must not be missed either.
-    found = {
-        file.parent
-        for name in (CERTIFICATE, ENVELOPE, JOURNAL)
-        for file in path.rglob(name)
-        if WORK not in file.relative_to(path).parts
-    }
-    return sorted(found)
+def examined_among_others(path: Path, keys: Sequence[Key]) -> Examined:
+    """Examine one of many, signed or not: whatever goes wrong with it is a problem of this one alone."""
+    try:
+        return examined(path, keys, must_be_signed=False)
+    except Exception as error:
+        what = f"cannot be examined: {type(error).__name__}: {str(error)[:300]}"
+        problem = Finding(level="problem", where=CERTIFICATE, what=printable(what))
+        return Examined(printable_path(path), None, "", (problem,), (), (), journal=False)
 
 
 @cache
@@ -98,11 +87,6 @@ def _beside_reports(statement: Statement, journal: bytes) -> dict[str, bytes]:
     events, _ = read_text(journal, JOURNAL, progress=False)
     proposal = render_proposal(statement)
     return {**render_test_engine(statement, events), **({PROPOSAL: proposal.encode()} if proposal else {})}
-
-
-def _is_run(path: Path) -> bool:
-    # Not Path.exists, which raises where the path is too long.
-    return any(os.path.exists(path / name) for name in (CERTIFICATE, ENVELOPE, JOURNAL))  # noqa: PTH110
 
 
 def read_folder(path: Path) -> Folder:
@@ -194,12 +178,3 @@ def _read(
         unreadable[name] = f"{what} larger than {MAX_BYTES // 2**20} MiB"
         return
     contents[name] = data
-
-
-def all_certificates(paths: Sequence[Path]) -> Iterator[Path]:
-    """Those under each path, each once.
-
-    Raises:
-        UsageError: there is no such file or folder.
-    """
-    yield from dict.fromkeys(one for path in paths for one in certificates(path))

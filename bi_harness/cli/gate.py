@@ -44,15 +44,17 @@ def gate(
     """Tell whether certificates meet a release policy, and what would meet each requirement that is not met.
 
     Each certificate is verified first, as `bi-harness verify` does it. What is missing is not met; of two
-    certificates that disagree the failing one decides.
+    certificates that disagree the failing one decides. Runs are found at and below each folder; a run without
+    a certificate, a link to a folder that is not searched, and a folder that cannot be read close the gate.
 
     Ends with 0 when all is met, 1 when not, 6 when nothing but inconclusive evidence is in the way, 4 for a
     mistake in the policy or an argument.
     """
     from bi_harness.certificate.gate import gate as hold
     from bi_harness.certificate.sign import load_public_key
-    from bi_harness.cli.examined import all_certificates, examined
+    from bi_harness.cli.examined import examined_among_others
     from bi_harness.cli.output import write_json
+    from bi_harness.report.discovery import discover
     from bi_harness.report.gate_view import gate_junit, gate_lines, gate_markdown
     from bi_harness.report.write import replace_file
     from bi_harness.spec.policy import load_policy
@@ -60,8 +62,11 @@ def gate(
     asked, digest = load_policy(policy)
     keys = [load_public_key(policy.parent / name) for name in asked.keys or ()]
     moment = _moment(now)
-    found = [examined(path, keys, must_be_signed=False) for path in all_certificates(reports)]
-    result = hold(asked, found, now=moment, policy_digest=digest)
+    found = discover(reports)
+    examined = [examined_among_others(run.path, keys) for run in found.runs]
+    result = hold(
+        asked, examined, now=moment, policy_digest=digest, unread=[str(place) for place in found.unread]
+    )
     if md is not None:
         replace_file(md, gate_markdown(result))
     if junit is not None:

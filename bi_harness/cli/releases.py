@@ -59,12 +59,14 @@ def releases(runs: Runs = None, out: Out = None, page: Page = None, as_json: AsJ
 
 
 def _from_certificates(paths: Sequence[Path]) -> ReleasesFile:
-    from bi_harness.cli.examined import all_certificates, examined
+    from bi_harness.cli.examined import examined_among_others
+    from bi_harness.report.discovery import discover, printable_path
     from bi_harness.report.releases import releases_of, unusable_because
 
-    statements, problems = [], []
-    for path in all_certificates(paths):
-        result = examined(path, [], must_be_signed=False)
+    found = discover(paths)
+    statements, problems = [], [f"not read: {place}" for place in found.unread]
+    for run in found.runs:
+        path, result = printable_path(run.path), examined_among_others(run.path, [])
         if not result.genuine or result.statement is None:
             reasons = [f"{finding.where}: {finding.what}" for finding in result.problems[:3]]
             problems.append(f"{path}: not a genuine certificate: {'; '.join(reasons)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,8 +22,14 @@ def headline(result: GateResult) -> str:
     of = f"{met} of {plural(len(result.requirements), 'requirement')} met"
     if result.passed:
         return f"The gate is open: {of}"
-    more = f", {plural(len(result.problems), 'certificate')} not genuine" if result.problems else ""
+    not_genuine, not_read = len(result.problems) - len(result.unread), len(result.unread)
+    more = f", {plural(not_genuine, 'certificate')} not genuine" if not_genuine else ""
+    more += f", {plural(not_read, 'place')} not read" if not_read else ""
     return f"The gate is CLOSED: {of}{more}"
+
+
+def _not_genuine(result: GateResult) -> list[str]:
+    return [problem for problem in result.problems if problem not in result.unread]
 
 
 def gate_lines(result: GateResult) -> Iterator[str]:
@@ -39,8 +45,10 @@ def gate_lines(result: GateResult) -> Iterator[str]:
         if not certificate.counts:
             why = clean("; ".join(certificate.why), 900)
             yield f"- {clean(certificate.place, 300)} does not count: {why}"
-    for problem in result.problems:
+    for problem in _not_genuine(result):
         yield f"✗ {clean(problem, 900)}"
+    for place in result.unread:
+        yield f"✗ not read: {clean(place, 900)}"
     yield headline(result)
 
 
@@ -55,9 +63,10 @@ def gate_markdown(result: GateResult) -> str:
         if requirement.would_meet:
             shown += f"<br>What would meet it: {escape(requirement.would_meet, 600)}"
         lines.append(f"| {_MARKS[requirement.state]} | {escape(requirement.id, 400)} | {shown} |")
-    if result.problems:
-        lines += ["", "### Not genuine", ""]
-        lines += [f"- {escape(problem, 900)}" for problem in result.problems]
+    for title, problems in (("Not genuine", _not_genuine(result)), ("Not read", result.unread)):
+        if problems:
+            lines += ["", f"### {title}", ""]
+            lines += [f"- {escape(problem, 900)}" for problem in problems]
     lines += [
         "",
         "### Certificates",
@@ -77,26 +86,35 @@ def gate_markdown(result: GateResult) -> str:
 
 
 def gate_junit(result: GateResult) -> bytes:
-    """A case a requirement, and one for the certificates' being genuine; all but ``met`` are failures."""
+    """A case for each requirement, one for the certificates being genuine, and one for places that were not
+    read where there are any. Whatever closes the gate is a failure."""
     document = JUnitXml(name="bi-harness gate")
     suite = TestSuite("bi-harness gate")
     suite.timestamp = xml_text(result.now, 64)
     for requirement in result.requirements:
         suite.add_testcase(_case(requirement))
     genuine = TestCase("certificates are genuine", classname="gate", time=0.0)
-    if result.problems:
-        failure = Failure(xml_text(result.problems[0], 1_000), "not genuine")
-        failure.text = xml_text("\n".join(result.problems))
-        genuine.result = [failure]
+    if not_genuine := _not_genuine(result):
+        genuine.result = [_failure("not genuine", not_genuine)]
     elif not result.certificates:
         genuine.result = [Failure("no certificate was given", "missing")]
     suite.add_testcase(genuine)
+    if result.unread:
+        read = TestCase("every place was read", classname="gate", time=0.0)
+        read.result = [_failure("not read", result.unread)]
+        suite.add_testcase(read)
     document.add_testsuite(suite)
     document.update_statistics()
     rendered: Any = document.tostring()
     root = ElementTree.fromstring(rendered)  # noqa: S314 - our own document
     body: bytes = ElementTree.tostring(root, encoding="utf-8")
     return b"<?xml version='1.0' encoding='utf-8'?>\n" + body + b"\n"
+
+
+def _failure(kind: str, problems: Sequence[str]) -> Failure:
+    failure = Failure(xml_text(problems[0], 1_000), kind)
+    failure.text = xml_text("\n".join(problems))
+    return failure
 
 
 def _case(requirement: RequirementSeen) -> TestCase:

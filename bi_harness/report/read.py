@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from bi_harness.certificate.problems import first_problem
 from bi_harness.certificate.statement import Statement
 from bi_harness.errors import UsageError
 from bi_harness.reading import read_bounded
+from bi_harness.report.discovery import RunPath, UnreadPath, discover
 from bi_harness.report.write import CERTIFICATE
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -42,23 +44,55 @@ def read_certificate(path: Path) -> Statement:
         ) from error
 
 
-def find_certificates(paths: Sequence[Path]) -> list[Path]:
-    """The certificates of a series: files and run folders as given, and of any other folder all below it.
+@dataclass(frozen=True, slots=True)
+class SeriesFiles:
+    """The certificates of a series.
 
-    Returns:
-        Each file once, in the order given; those below a folder by name.
+    Attributes:
+        certificates: each file once, in the order of the given paths; those below a folder by name.
+        unread: places that were not looked into, and runs without a ``certificate.json``.
+    """
+
+    certificates: tuple[Path, ...]
+    unread: tuple[UnreadPath, ...]
+
+
+def find_series(paths: Sequence[Path]) -> SeriesFiles:
+    """Find the certificates of a series: files as given, and of any folder all in it and below it.
 
     Raises:
-        UsageError: a folder has none, or cannot be listed.
+        UsageError: a folder has none, or cannot be looked at.
     """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if not path.is_dir() or (path / CERTIFICATE).is_file():
-            below = [path / CERTIFICATE if path.is_dir() else path]
+    # A file that is not there is named by what reads it.
+    folders = [path for path in paths if os.path.isdir(path)]  # noqa: PTH112 - it raises nothing
+    found = discover(folders)
+    unread = list(found.unread)
+    with_certificate: list[RunPath] = []
+    for run in found.runs:
+        if os.path.lexists(run.path / CERTIFICATE):
+            with_certificate.append(run)
         else:
-            below = sorted(path.rglob(CERTIFICATE))
+            unread.append(UnreadPath(run.path, f"a run without {CERTIFICATE}. `bi-harness report` writes it"))
+    files: dict[str, Path] = {}
+    for path in paths:
+        below = [path]
+        if path in folders:
+            below = [run.path / CERTIFICATE for run in with_certificate if _is_below(run.path, path)]
             if not below:
                 raise UsageError(f"{path}: there is no {CERTIFICATE} in it or below it")
         for file in below:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+            files.setdefault(os.path.realpath(file), file)
+    return SeriesFiles(tuple(files.values()), tuple(unread))
+
+
+def find_certificates(paths: Sequence[Path]) -> list[Path]:
+    """The certificates of ``find_series``, whatever else there is.
+
+    Raises:
+        UsageError: see there.
+    """
+    return list(find_series(paths).certificates)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

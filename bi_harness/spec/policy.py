@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.specifiers import Specifier, SpecifierSet
+from packaging.version import Version
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from bi_harness.errors import SpecError
@@ -48,13 +49,20 @@ Paths = Annotated[tuple[Text, ...], BeforeValidator(_as_list), AfterValidator(_u
 class Needs(SpecModel):
     """One block of ``requires``: every combination of what it lists must be certified.
 
+    A combination is met by one cell of one certificate that has everything it asks for: the device, model,
+    suite and mode, the backend and parallel size where they are listed, all of ``checks``, and the policy's
+    ``min_steps`` and ``max_age_days``. An axis that is left out asks for any one value of it. It never
+    allows two cells to meet a combination together, and it does not excuse the other values: every cell of
+    the combination that a certificate has, whatever its backend and parallel size, must not have failed.
+
     Attributes:
         devices, models, suites, modes: ids, as certificates have them.
-        backends: attention backends, each of which must be certified; without, one that is there is enough,
-            and none may fail.
-        parallel: the same for parallel sizes (``tp2-dp1``).
-        checks: of the suite, each of which must have passed; without, a certificate of a part of a suite's
-            checks (``run -k``) is not enough.
+        backends: attention backends, each of which must be certified. Left out: any one of them is enough.
+        parallel: parallel sizes (``tp2-dp1``), each of which must be certified. Left out: any one of them is
+            enough.
+        checks: of the suite. The one cell must have each of them, and each must have passed there (or be
+            waived, with ``allow_waivers``). Left out: all checks that the cell has; then a certificate of a
+            part of a suite's checks (``run -k``) is not enough.
     """
 
     devices: Names
@@ -72,18 +80,29 @@ class Policy(SpecModel):
     Attributes:
         schema_: version of this file's form (``schema``).
         requires: what must be certified.
-        vllm: for which releases of vLLM (PEP 440; pre-releases and builds of these count).
+        vllm: for which releases of vLLM (PEP 440). Builds of a release (``0.33.0+cu128``) are that release.
+            Failures of pre-releases (``0.33.0rc1`` for ``>=0.33``) always count; for passes see
+            ``allow_prereleases``. A pre-release of a release outside the range (``0.34.0rc1`` for ``<0.34``)
+            counts neither way.
         keys: public keys, relative to this file's folder: one of them must have signed each certificate. A
             policy without them asks for no signature.
-        max_age_days: how long ago a run may have ended.
+        max_age_days: how long ago each check that meets a requirement may have run. It is counted from the
+            earliest time at which the check can have run: the start of the run, or of the last attempt that
+            ran the check again. Failures count as long as the latest time that the certificate names is not
+            older; those of a run without an end count at any age.
         profile: the least that must have run: ``smoke`` < ``nightly`` < ``release``.
-        min_steps: decode steps that must have been compared for each requirement, over all its checks.
+        min_steps: decode steps that must have been compared in the cell that meets a requirement, over its
+            checks.
         min_selftest_score: share of planted faults that each suite's self-test must have caught, without a
             false alarm, with the suite as it is.
         require_journal: whether each certificate must be computed again from its run's journal.
         allow_dirty: certificates of a bi-harness with changes that no commit has, or where that is not known.
         allow_waivers: checks that failed and were waived.
-        allow_skips: checks that a rule left out (some must have passed all the same).
+        allow_prereleases: passes of pre-releases that are in the range as PEP 440 orders them: ``0.33.1rc1``
+            for ``>=0.33``, but not ``0.33.0rc1``, which comes before ``0.33``. A range that includes a
+            pre-release by name (``>=0.33.0rc1``) allows them without this flag.
+        allow_skips: checks that a rule left out, other than those named in ``checks`` (some must have passed
+            all the same).
         allow_endpoint: certificates of a server whose configuration nobody verified.
         allow_synthetic: weights made on the spot in place of a model's own, and models cut in length.
     """
@@ -101,6 +120,7 @@ class Policy(SpecModel):
     allow_waivers: Flag = False
     allow_skips: Flag = False
     allow_endpoint: Flag = False
+    allow_prereleases: Flag = False
     allow_synthetic: Flag = False
 
     @model_validator(mode="after")
@@ -128,19 +148,68 @@ class Policy(SpecModel):
         return tuple(found)
 
     def speaks_of(self, vllm: str) -> bool:
-        """Whether this release of vLLM is one of those that are asked for."""
-        try:
-            return SpecifierSet(self.vllm).contains(Version(vllm), prereleases=True)
-        except InvalidVersion:
+        """Whether a failure with this release of vLLM counts: it, or the release that it precedes, is asked
+        for. False for what is not a version: see ``parse_release``."""
+        version = parse_release(vllm)
+        if version is None:
             return False
+        base = Version(version.base_version)
+        ranges = tuple(SpecifierSet(self.vllm))
+        # A range that names a pre-release tells those before it from those after it: nothing to round up.
+        return _in_range(ranges, [version] * len(ranges)) or _in_range(
+            ranges, [version if _names_prerelease(one) else base for one in ranges]
+        )
 
+    def accepts(self, vllm: str) -> bool:
+        """Whether a pass with this release of vLLM counts."""
+        version = parse_release(vllm)
+        if version is None:
+            return False
+        ranges = tuple(SpecifierSet(self.vllm))
+        if version.is_prerelease and not self.allow_prereleases:
+            named = any(one.operator in _INCLUDING and _names_prerelease(one) for one in ranges)
+            if not named:
+                return False
+        return _in_range(ranges, [version] * len(ranges))
+
+
+def parse_release(vllm: str) -> Version | None:
+    """The version of vLLM that a certificate names; ``None`` for what is not a version (PEP 440)."""
+    if len(vllm) > MAX_RELEASE_CHARACTERS:
+        return None  # Python converts no number of more than 4,300 digits.
+    try:
+        return Version(vllm)
+    except ValueError:
+        return None
+
+
+def _in_range(ranges: Sequence[Specifier], versions: Sequence[Version]) -> bool:
+    """Whether each version is in its range; pre-releases are as good as others."""
+    pairs = zip(ranges, versions, strict=True)
+    return all(one.contains(version, prereleases=True) for one, version in pairs)
+
+
+def _names_prerelease(one: Specifier) -> bool:
+    named = parse_release(one.version.removesuffix(".*"))
+    return named is not None and named.is_prerelease
+
+
+MAX_RELEASE_CHARACTERS = 200
+
+_INCLUDING = ("==", "===", "~=", ">=", "<=")
+"""Operators of ranges that include the version that they name."""
 
 MAX_REQUIREMENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One combination that must be certified; ``None`` for any backend, any parallel size, all checks."""
+    """One combination that must be certified, by one cell: see ``Needs``.
+
+    Attributes:
+        backend, parallel: ``None`` for any one.
+        checks: ``None`` for all that the cell has.
+    """
 
     device: str
     model: str
@@ -168,4 +237,4 @@ def load_policy(path: Path) -> tuple[Policy, str]:
     return policy, load_yaml(path).digest
 
 
-__all__ = ["Needs", "Policy", "Requirement", "SpecError", "load_policy"]
+__all__ = ["Needs", "Policy", "Requirement", "SpecError", "load_policy", "parse_release"]

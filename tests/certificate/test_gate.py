@@ -67,6 +67,17 @@ def test_a_certificate_meets_what_it_is_of() -> None:
     assert requirement.met_by == ("a",)
 
 
+def of_release(events: list[Event], vllm: dict[str, Any] | str) -> list[Event]:
+    """The run on another vLLM: a version, or all that its engines say of it."""
+    said = {"version": vllm} if isinstance(vllm, str) else vllm
+    return [
+        event.model_copy(update={"provenance": {**event.provenance, "vllm": said}})
+        if event.type == "engine_ready"
+        else event
+        for event in events
+    ]
+
+
 def test_nothing_meets_nothing() -> None:
     found = held(policy())
     assert not found.passed
@@ -154,19 +165,11 @@ def test_what_says_nothing_either_way() -> None:
 def test_another_vllm_is_not_asked_for() -> None:
     assert held(policy(vllm="==0.32.*"), certificate()).passed
     assert not held(policy(vllm="==0.33.*"), certificate()).passed
-    nightly = sound()
-    nightly[2:4] = [
-        ready("treatment", vllm={"version": "0.33.0.dev3"}),
-        ready("control", vllm={"version": "0.33.0.dev3"}),
-    ]
-    assert held(policy(vllm=">=0.32"), certificate(nightly)).passed
-    unknown = sound()
-    unknown[2:4] = [ready("treatment", vllm={}), ready("control", vllm={})]
-    found = held(policy(vllm=""), certificate(unknown))
+    found = held(policy(vllm=""), certificate(of_release(sound(), {})))
     assert "it does not say which vLLM ran" in reasons(found)
 
 
-def test_age_is_counted_from_the_end() -> None:
+def test_age_of_a_run_is_the_age_of_its_checks() -> None:
     asked = policy(max_age_days=2.0)
     assert held(asked, certificate(), later=timedelta(days=1)).passed
     assert not held(asked, certificate(), later=timedelta(days=2)).passed
@@ -378,6 +381,25 @@ def test_it_opens_only_for_a_certified_run_and_no_failing_one(runs: list[list[Ev
         )
         assert not any(c.status in ("fail", "waived") for checks in mine for c in checks)
         assert all(one.genuine for one in seen)
+
+
+@given(st.lists(journals(), max_size=3), st.integers(0, 3), st.sampled_from(["0.32.0", "0.32.1rc1", "main"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_failing_certificate_in_any_place_fails_the_requirement(
+    runs: list[list[Event]], place: int, vllm: str
+) -> None:
+    seen = []
+    for events in runs:
+        try:
+            statement = build(events, JOURNAL)
+        except UsageError:
+            continue
+        folder = Folder("x", {CERTIFICATE: statement.to_json().encode()}, whole=False)
+        seen.append(examine(folder, [], recompute()))
+    seen.insert(place, certificate(of_release(sound(result("fail")), vllm), place="red"))
+    found = held(policy(allow_dirty=True, allow_skips=True, allow_waivers=True), *seen)
+    assert [r.state for r in found.requirements] == ["failed"]
+    assert found.exit_code == ExitCode.NOT_CERTIFIED
 
 
 DEFAULT_UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/default"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -318,3 +319,46 @@ def test_a_page_that_cannot_be_rendered_leaves_the_old_site(
 def test_serve_refuses_what_is_no_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["dashboard", "serve", str(tmp_path)]) == 4
     assert "no site" in capsys.readouterr().err
+
+
+def test_place_that_was_not_read_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports, site = tmp_path / "reports", tmp_path / "site"
+    shutil.copytree(CPU, reports / os.fsdecode(b"caf\xe9"))
+    (reports / "h200").symlink_to(H200)
+    for _ in range(2):
+        found = told(capsys, reports, "--out", site, *DAY)
+        assert found["certificates"] == 1
+        (refused,) = found["not_counted"]
+        assert refused["path"] == "reports/h200"
+        assert refused["why"].startswith(f"not read: a link to {H200}")
+    build(reports, "--out", site, *DAY)
+    assert "not counted: reports/h200: not read: a link to" in capsys.readouterr().err
+    assert "not read: a link to" in (site / "index.html").read_text()
+    # Once it is read it is not listed any more, not even where rows of earlier builds are kept.
+    found = told(capsys, reports, H200, "--out", site, "--keep", *DAY)
+    assert (found["certificates"], found["not_counted"]) == (2, [])
+
+
+def test_file_that_cannot_be_read_does_not_spoil_the_history(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports, site = tmp_path / "reports", tmp_path / "site"
+    shutil.copytree(CPU, reports / "good")
+    (reports / "bad").mkdir()
+    os.mkfifo(reports / "bad" / "certificate.json")
+    for _ in range(2):
+        found = told(capsys, reports, "--out", site, *DAY)
+        assert (found["certificates"], found["verified_now"]) in ((1, 2), (1, 1))
+        assert [one["path"] for one in found["not_counted"]] == ["reports/bad"]
+    (reports / "bad" / "certificate.json").unlink()
+    shutil.copytree(H200, reports / "bad", dirs_exist_ok=True)
+    found = told(capsys, reports, "--out", site, *DAY)
+    assert (found["certificates"], found["not_counted"]) == (2, [])
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3_000, "loop", "caf\udce9"])
+def test_path_that_cannot_be_read(tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    code = cli.main(["dashboard", "build", str(tmp_path / path), "--out", str(tmp_path / "site"), *DAY])
+    assert code == (5 if path == "loop" else 4)
+    assert "Traceback" not in capsys.readouterr().err

@@ -193,3 +193,66 @@ def test_a_folder_of_runs_keeps_its_links_out(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "b" / "certificate.json").symlink_to(tmp_path / "a" / "certificate.json")
     found = as_json(["--series", str(tmp_path)], 1, capsys)
     assert len(found["entries"]) == 1
+
+
+def good_series(folder: Path) -> Path:
+    """A series in which no check is bad."""
+    shutil.copytree(kept_folders("cpu")[0], folder / "good", ignore=shutil.ignore_patterns("logs"))
+    return folder
+
+
+def series(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    capsys.readouterr()
+    code = cli.main(["diff", "--series", "--json", str(folder)])
+    told = capsys.readouterr()
+    return code, json.loads(told.out), told.err
+
+
+def test_series_finds_runs_below_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good_series(tmp_path)
+    shutil.copy(tmp_path / "good" / "certificate.json", tmp_path)
+    code, found, _ = series(tmp_path, capsys)
+    assert (code, len(found["entries"]), found["not_read"]) == (0, 2, [])
+    shutil.copytree(EAGER, tmp_path / "good" / "bad", ignore=shutil.ignore_patterns("logs"))
+    code, found, _ = series(tmp_path, capsys)
+    assert (code, len(found["entries"])) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "how", ["journal alone", "envelope alone", "link", "dangling link", "left by a kill"]
+)
+def test_series_with_a_place_that_was_not_read_does_not_end_well(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = good_series(tmp_path / "reports")
+    assert series(reports, capsys)[:1] == (0,)
+    place = reports / "h200"
+    if how == "left by a kill":
+        place = reports / "good" / ".work"
+    if "link" in how:
+        place.symlink_to(EAGER if how == "link" else "/nowhere")
+    else:
+        place.mkdir()
+        name = "certificate.dsse.json" if how == "envelope alone" else "events.jsonl"
+        shutil.copy(EAGER / "events.jsonl", place / name)
+    code, found, err = series(reports, capsys)
+    assert (code, [one["path"] for one in found["not_read"]]) == (1, [str(place)])
+    assert "INCOMPLETE: 1 place not read. " in err
+    assert "None of" in err
+    page = tmp_path / "series.md"
+    assert cli.main(["diff", "--series", str(reports), "--md", str(page)]) == 1
+    assert "INCOMPLETE" in page.read_text()
+    assert "Not read: " in page.read_text()
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3_000, "loop", "caf\udce9", "dangling"])
+@pytest.mark.parametrize("flags", [[], ["--series"]])
+def test_path_that_cannot_be_used_is_a_mistake(
+    tmp_path: Path, path: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert cli.main(["diff", *flags, str(EAGER), str(tmp_path / path)]) == ExitCode.USAGE
+    told = capsys.readouterr()
+    assert "cannot read" in told.err
+    assert "Traceback" not in told.err

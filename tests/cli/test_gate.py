@@ -94,7 +94,8 @@ def test_a_failing_run_whose_certificate_was_taken_away(
     assert gate(tmp_path, reports) == ExitCode.NOT_CERTIFIED
     assert "`bi-harness report` writes it" in capsys.readouterr().out
     shutil.move(reports / "cpu" / "red", reports / ".work")
-    assert gate(tmp_path, reports) == 0, "what a unit leaves is no run"
+    assert gate(tmp_path, reports) == ExitCode.NOT_CERTIFIED
+    assert "left by a run that was killed" in capsys.readouterr().out
 
 
 def test_a_changed_certificate_blocks(

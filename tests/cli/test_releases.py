@@ -157,3 +157,16 @@ def test_a_damaged_file_warns_and_stops_nothing(shipped: Path, capsys: pytest.Ca
     warn_if_untried("0.32.0", "cpu")
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: cannot tell whether vLLM 0.32.0 was tried: ")
+
+
+def test_place_that_was_not_read_leaves_everything_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(CPU, tmp_path / "reports" / "good")
+    releases(tmp_path / "reports")
+    (tmp_path / "reports" / "h200").symlink_to(H200)
+    out = tmp_path / FILE
+    releases(tmp_path / "reports", "--out", out, code=ExitCode.USAGE)
+    assert f"not read: {tmp_path / 'reports' / 'h200'}: a link to {H200}" in capsys.readouterr().err
+    assert not out.exists()
+    releases(tmp_path / "reports", H200, "--out", out)

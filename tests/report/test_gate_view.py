@@ -50,3 +50,22 @@ def test_every_case_that_is_not_met_is_a_failure() -> None:
 
 def test_the_same_bytes_again() -> None:
     assert gate_junit(hostile()) == gate_junit(hostile())
+
+
+def test_places_that_were_not_read_are_shown_apart_from_certificates() -> None:
+    place = f"reports/h200: a link {NASTY}"
+    result = hostile().model_copy(update={"problems": (NASTY, place), "unread": (place,)})
+    lines = list(gate_lines(result))
+    assert lines[-1] == (
+        "The gate is CLOSED: 1 of 3 requirements met, 1 certificate not genuine, 1 place not read"
+    )
+    assert [line for line in lines if line.startswith("✗ not read: reports/h200: a link")]
+    assert not any("\x1b" in line or "\n" in line for line in lines)
+    page = gate_markdown(result)
+    assert page.count("reports/h200") == 1
+    assert "### Not read" in page
+    assert "<script" not in page.replace("\\<script", "")
+    document = ElementTree.fromstring(gate_junit(result))
+    assert (document.get("tests"), document.get("failures")) == ("5", "4")
+    alone = result.model_copy(update={"problems": (place,)})
+    assert "not genuine" not in headline(alone)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bi_harness.errors import SpecError
-from bi_harness.spec.policy import Policy, load_policy
+from bi_harness.spec.policy import Policy, load_policy, parse_release
 from bi_harness.spec.types import MODES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +39,10 @@ def test_a_good_policy_allows_nothing_by_itself(tmp_path: Path) -> None:
         policy.allow_waivers,
         policy.allow_skips,
         policy.allow_endpoint,
+        policy.allow_prereleases,
         policy.allow_synthetic,
     )
-    assert allowed == (False,) * 5
+    assert allowed == (False,) * 6
 
 
 def test_a_combination_is_asked_for_once(tmp_path: Path) -> None:
@@ -118,3 +119,26 @@ def test_a_release_that_is_none() -> None:
     assert policy.speaks_of("0.31.dev1+cpu")
     assert not policy.speaks_of("0.29")
     assert not policy.speaks_of("main")
+
+
+def test_no_text_of_a_release_ends_in_an_error() -> None:
+    policy = Policy.model_validate(
+        {"requires": [{"devices": "a", "models": "b", "suites": "c", "modes": "eager"}], "vllm": ">=0.30"}
+    )
+    for text in ("9" * 4_301, "0.31+" + "9" * 5_000, "", "main", "\udce9", "1" * 10**6, "٣"):
+        assert not policy.accepts(text)
+    assert parse_release("0.33.0+cu128") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("allow_prereleases: 1", "allow_prereleases: must be true or"),
+        ("allow_prerelease: true", "Did you mean"),
+    ],
+)
+def test_flag_for_prereleases_is_spelled_out(tmp_path: Path, text: str, why: str) -> None:
+    assert not load(tmp_path, GOOD).allow_prereleases
+    assert load(tmp_path, f"{GOOD}allow_prereleases: true\n").allow_prereleases
+    with pytest.raises(SpecError, match=why):
+        load(tmp_path, f"{GOOD}{text}\n")

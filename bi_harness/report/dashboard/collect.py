@@ -23,11 +23,14 @@ from bi_harness.certificate.verify import Folder
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.reading import read_bounded
 from bi_harness.report.dashboard.rows import Row, refused
+from bi_harness.report.discovery import RunPath, discover, printable_path
 
 MAX_BYTES: Final = 512 * 1024 * 1024
 """Of one file, as `verify` has it."""
 
-WORK: Final = ".work"
+UNREAD: Final = "unread:"
+"""What the digest of a row begins with that is of nothing that was read. It is looked at every time."""
+
 _NAMES: Final = (CERTIFICATE, ENVELOPE, JOURNAL)
 _FEW: Final = 24
 """Files that are verified in this process; more are spread over the cores."""
@@ -63,33 +66,56 @@ def sources(paths: Sequence[str]) -> list[Source]:
     Raises:
         UsageError: there is nothing at a path.
     """
-    found: dict[str, Source] = {}
+    return _search(paths)[0]
+
+
+def _search(paths: Sequence[str]) -> tuple[list[Source], list[Row]]:
+    """Certificates, and what was not looked into."""
+    places: list[str] = []
     for given in paths:
-        places = [given]
-        if not os.path.lexists(given):
-            # Of any pattern, absolute or not, as a shell has it.
-            places = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
-            if not places:
-                raise UsageError(f"there is no file or folder {given[:400]!r}")
-        for place in places:
-            for one in _below(place):
-                found.setdefault(os.path.realpath(one.path), one)
-    return sorted(found.values(), key=lambda one: one.shown)
+        if os.path.lexists(given):
+            places.append(given)
+            continue
+        # Of any pattern, absolute or not, as a shell has it.
+        matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
+        if not matches:
+            raise UsageError(f"there is no file or folder {given[:400]!r}")
+        places += matches
+    # A link that leads nowhere is read as a file, so that the site names it.
+    found = discover([Path(place) for place in places if os.path.exists(place)])  # noqa: PTH110
+    absent = [Path(place) for place in places if not os.path.exists(place)]  # noqa: PTH110
+    here = [_source(RunPath(path, folder=False, given=path)) for path in absent]
+    by_place: dict[str, Source] = {}
+    for one in (*map(_source, found.runs), *here):
+        by_place.setdefault(os.path.realpath(one.path), one)
+    unread = [
+        _unread(_shown(place.path, _given(place.path, places)), f"not read: {place.why}")
+        for place in found.unread
+    ]
+    return sorted(by_place.values(), key=lambda one: one.shown), unread
 
 
-def _below(place: str) -> Iterator[Source]:
-    path = Path(place)
-    if not path.is_dir():
-        whole = path.name in _NAMES
-        yield Source(str(path.parent) if whole else place, place, whole)
-        return
-    base = path.resolve().name
-    # Links are not followed: one may lead in a circle, or out of what was given.
-    for folder, folders, names in os.walk(place, followlinks=False):
-        folders[:] = sorted(name for name in folders if name != WORK)
-        if any(name in names for name in _NAMES):
-            below = os.path.relpath(folder, place)
-            yield Source(folder, base if below == "." else os.path.join(base, below), True)
+def _unread(shown: str, why: str) -> Row:
+    name = hashlib.sha256(f"{shown}\0{why}".encode("utf-8", "backslashreplace")).hexdigest()
+    return refused(shown, why, f"{UNREAD}{name}")
+
+
+def _source(run: RunPath) -> Source:
+    if run.folder:
+        return Source(str(run.path), _shown(run.path, run.given), folder=True)
+    whole = run.path.name in _NAMES
+    return Source(str(run.path.parent) if whole else str(run.path), printable_path(run.path), whole)
+
+
+def _given(path: Path, places: Sequence[str]) -> Path:
+    """The first of the places at or below which the path lies."""
+    return next(Path(place) for place in places if path.is_relative_to(place))
+
+
+def _shown(path: Path, given: Path) -> str:
+    """The path from the name of the given folder on."""
+    base = Path(os.path.realpath(given)).name
+    return printable_path(base / Path(os.path.relpath(path, given)))
 
 
 def stat_of(source: Source) -> str:
@@ -117,9 +143,9 @@ def read(source: Source) -> tuple[Folder, str] | Row:
             continue
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
-            return refused(source.shown, f"{name}: cannot be read: {why}")
+            return _unread(source.shown, f"{name}: cannot be read: {why}")
         if len(data) > MAX_BYTES:
-            return refused(source.shown, f"{name}: is larger than {MAX_BYTES // 2**20} MiB")
+            return _unread(source.shown, f"{name}: is larger than {MAX_BYTES // 2**20} MiB")
         contents[name] = data
         digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
     if not source.folder:
@@ -151,11 +177,13 @@ class Collected:
         rows: those that were examined now.
         known: digests of what was examined earlier and is there again, with where it is now.
         stats: by path, what to know a file by next time.
+        unread: places that were not looked into, each as a row that does not count.
     """
 
     rows: tuple[Row, ...]
     known: Mapping[str, str]
     stats: Mapping[str, tuple[str, str]]
+    unread: tuple[Row, ...] = ()
 
 
 def collect(
@@ -183,7 +211,8 @@ def collect(
     after: dict[str, tuple[str, str]] = {}
     again: dict[str, str] = {}
     todo: list[tuple[Source, str]] = []
-    for source in sources(paths):
+    found, unread = _search(paths)
+    for source in found:
         stat = stat_of(source)
         place = os.path.realpath(source.path)
         told = before.get(place)
@@ -200,9 +229,9 @@ def collect(
         else:
             rows.append(came)
         # Asked before it was read: what is written meanwhile is seen the next time.
-        if stat and digest:
+        if stat and not digest.startswith(UNREAD):
             after[os.path.realpath(source.path)] = (stat, digest)
-    return Collected(tuple(rows), again, after)
+    return Collected(tuple(rows), again, after, tuple(unread))
 
 
 def _examined(found: Sequence[Source], known: frozenset[str], look: Look, jobs: int) -> Iterator[Row | str]:

@@ -264,3 +264,33 @@ def _row(statement: Statement, started: str) -> Row:
     predicate = statement.predicate.model_copy(update={"bi_harness": result})
     other = statement.model_copy(update={"predicate": predicate})
     return row_of(Examined("x", other, "d", (), (), (), journal=False), "d", "x")
+
+
+def test_what_was_not_read_is_listed(tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    copy(CPU, reports / "good")
+    copy(H200, tmp_path / "elsewhere" / "bad")
+    (reports / "h200").symlink_to(tmp_path / "elsewhere")
+    (reports / "gone").symlink_to("/nowhere")
+    copy(H200, reports / "good" / ".work" / "bad")
+    found = collect([str(reports)], look)
+    assert [row.counts for row in found.rows] == [True]
+    assert [(row.path, row.counts) for row in found.unread] == [
+        ("reports/gone", False),
+        ("reports/good/.work", False),
+        ("reports/h200", False),
+    ]
+    assert all(row.why.startswith("not read: ") for row in found.unread)
+    both = collect([str(reports), str(tmp_path / "elsewhere")], look)
+    assert len(both.rows) == 2
+    assert [row.path for row in both.unread] == ["reports/gone", "reports/good/.work"]
+
+
+def test_link_and_pattern_that_were_given_are_followed(tmp_path: Path) -> None:
+    copy(CPU, tmp_path / "mnt" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "mnt")
+    (tmp_path / "dangling").symlink_to("/nowhere")
+    assert len(rows(tmp_path / "link")) == 1
+    found = collect([f"{tmp_path}/*"], look)
+    assert found.unread == ()
+    assert sorted(row.counts for row in found.rows) == [False, True], "the dangling one is named"
