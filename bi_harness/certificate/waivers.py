@@ -7,26 +7,59 @@ that it is taken out or looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, date, datetime
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import date
+from fnmatch import translate
+from functools import lru_cache
 
 from bi_harness.certificate.records import CheckResult, Waiver
 from bi_harness.certificate.statement import WaiverState, WaiverUse
+from bi_harness.certificate.times import utc
 
 
 def names(waiver: Waiver, cell: str, check: str) -> bool:
     """Whether the waiver is of this check on this cell."""
-    return waiver.check == check and fnmatchcase(cell, waiver.cell)
+    return waiver.check == check and _pattern(waiver.cell)(cell) is not None
+
+
+_WILDCARDS = frozenset("*?[")
+
+
+@lru_cache(maxsize=4096)
+def _pattern(cell: str) -> Callable[[str], object]:
+    # As fnmatch.fnmatchcase, which compiles a pattern again after 256 others.
+    return re.compile(translate(cell)).match
+
+
+def _named(waivers: Sequence[Waiver], results: Sequence[CheckResult]) -> list[list[int]]:
+    """For each waiver, the places of the results that it names, in their order.
+
+    Only results of a waiver's own check are looked at, a pattern without wildcards is looked up, and
+    each pattern is applied once, however many waivers have it.
+    """
+    by_check: dict[str, list[int]] = {}
+    by_key: dict[tuple[str, str], list[int]] = {}
+    for place, result in enumerate(results):
+        by_check.setdefault(result.check, []).append(place)
+        by_key.setdefault((result.cell, result.check), []).append(place)
+    known: dict[tuple[str, str], list[int]] = {}
+    for waiver in waivers:
+        key = (waiver.cell, waiver.check)
+        if key in known:
+            continue
+        if not _WILDCARDS.intersection(waiver.cell):
+            known[key] = by_key.get(key, [])
+            continue
+        matches = _pattern(waiver.cell)
+        known[key] = [p for p in by_check.get(waiver.check, ()) if matches(results[p].cell)]
+    return [known[waiver.cell, waiver.check] for waiver in waivers]
 
 
 def day_of(moment: str) -> date | None:
     """The day in UTC of a journal's time; ``None`` for what is no time, or has no zone."""
-    try:
-        found = datetime.fromisoformat(moment)
-        return found.astimezone(UTC).date() if found.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
+    found = utc(moment)
+    return None if found is None else found.date()
 
 
 def expired(waiver: Waiver, day: date | None) -> bool:
@@ -51,45 +84,67 @@ def apply(
     if not waivers:
         return tuple(results), ()
     day = day_of(started)
-    waived = tuple(_waived(result, waivers, day) for result in results)
-    return waived, tuple(_use(waiver, results, planned, day) for waiver in waivers)
+    named = _named(waivers, results)
+    return tuple(_waived(waivers, results, named, day)), tuple(_uses(waivers, results, named, planned, day))
 
 
-def _waived(result: CheckResult, waivers: Iterable[Waiver], day: date | None) -> CheckResult:
-    if result.status != "fail":
-        return result
-    naming = [waiver for waiver in waivers if names(waiver, result.cell, result.check)]
-    if not naming:
-        return result
-    for waiver in naming:
-        if not expired(waiver, day):
-            return result.model_copy(update={"status": "waived", "waiver": waiver})
-    last = max(naming, key=lambda waiver: waiver.expires)
-    reason = f"{result.reason}; its waiver expired on {last.expires} (owner: {last.owner}, {last.link})"
-    return result.model_copy(update={"reason": reason})
-
-
-def _use(
-    waiver: Waiver,
+def _waived(
+    waivers: Sequence[Waiver],
     results: Sequence[CheckResult],
+    named: Sequence[Sequence[int]],
+    day: date | None,
+) -> list[CheckResult]:
+    holding: dict[int, Waiver] = {}
+    latest: dict[int, Waiver] = {}
+    for waiver, places in zip(waivers, named, strict=True):
+        holds = not expired(waiver, day)
+        for place in places:
+            if holds:
+                holding.setdefault(place, waiver)
+            elif place not in latest or waiver.expires > latest[place].expires:
+                latest[place] = waiver
+    found = list(results)
+    for place in holding.keys() | latest.keys():
+        result = results[place]
+        if result.status != "fail":
+            continue
+        if place in holding:
+            update: dict[str, object] = {"status": "waived", "waiver": holding[place]}
+        else:
+            last = latest[place]
+            reason = (
+                f"{result.reason}; its waiver expired on {last.expires} (owner: {last.owner}, {last.link})"
+            )
+            update = {"reason": reason}
+        found[place] = result.model_copy(update=update)
+    return found
+
+
+def _uses(
+    waivers: Sequence[Waiver],
+    results: Sequence[CheckResult],
+    named: Sequence[Sequence[int]],
     planned: Collection[tuple[str, str]],
     day: date | None,
-) -> WaiverUse:
-    named = [r for r in results if (r.cell, r.check) in planned and names(waiver, r.cell, r.check)]
+) -> list[WaiverUse]:
+    uses = []
+    for waiver, places in zip(waivers, named, strict=True):
+        own = [r for r in map(results.__getitem__, places) if (r.cell, r.check) in planned]
+        checks = tuple(f"{r.cell}::{r.check}" for r in own)
+        uses.append(WaiverUse(waiver=waiver, state=_state(waiver, own, day), checks=checks))
+    return uses
+
+
+def _state(waiver: Waiver, named: Sequence[CheckResult], day: date | None) -> WaiverState:
     statuses = {result.status for result in named}
-    state: WaiverState
     if not named:
-        state = "not_in_run"
-    elif not statuses & {"pass", "fail"}:
+        return "not_in_run"
+    if not statuses & {"pass", "fail"}:
         # Nothing is known of what it names, and that alone leaves the run without a certificate.
-        state = "no_answer"
-    elif expired(waiver, day):
-        state = "expired"
-    elif "pass" in statuses:
-        state = "stale"
-    else:
-        state = "in_force"
-    return WaiverUse(waiver=waiver, state=state, checks=tuple(f"{r.cell}::{r.check}" for r in named))
+        return "no_answer"
+    if expired(waiver, day):
+        return "expired"
+    return "stale" if "pass" in statuses else "in_force"
 
 
 def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], started: str) -> str:
@@ -99,7 +154,7 @@ def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], star
         checks, uses, started: as the certificate has them.
     """
     day = day_of(started)
-    given = [use.waiver for use in uses]
+    given = frozenset(use.waiver for use in uses)
     for check in checks:
         where = f"{check.check} on {check.cell}"
         if (check.status == "waived") != (check.waiver is not None):
@@ -112,8 +167,11 @@ def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], star
             return f"{where} is waived, but its waiver had expired when the run started"
     as_failed = [c.model_copy(update={"status": "fail"}) if c.status == "waived" else c for c in checks]
     planned = {(c.cell, c.check) for c in checks if not (c.status == "skip" and c.rule)}
-    for use in uses:
-        if use != _use(use.waiver, as_failed, planned, day):
+    waivers = [use.waiver for use in uses]
+    for use, right in zip(
+        uses, _uses(waivers, as_failed, _named(waivers, as_failed), planned, day), strict=True
+    ):
+        if use != right:
             return f"the waiver of {use.waiver.check} on {use.waiver.cell} does not read {use.state}"
     return ""
 
