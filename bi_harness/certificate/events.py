@@ -32,6 +32,9 @@ from bi_harness.certificate.records import (
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
 from bi_harness.matrix.shards import MOST as MAX_SHARDS
 
+MAX_WAIVERS = 4096
+"""Of a run; ``waivers.yaml`` holds fewer. Each may be a pattern that is tried on every failure."""
+
 
 class PlannedChecks(Record):
     """One cell of the plan.
@@ -93,7 +96,7 @@ class RunStarted(Record):
     plan: Annotated[tuple[PlannedChecks, ...], FailFast()]
     provenance: Provenance
     power: tuple[Power, ...] = ()
-    waivers: tuple[Waiver, ...] = ()
+    waivers: Annotated[tuple[Waiver, ...], FailFast(), Field(max_length=MAX_WAIVERS)] = ()
     asked: Asked | None = None
     """The options as they were given, for ``--resume``; ``None`` in journals of before there was one."""
     shard: ShardStarted | None = None

@@ -25,6 +25,9 @@ MAX_COUNT = 2**53 - 1
 """The largest integer that every JSON reader takes for the same number, and that a float holds."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+MAX_PATTERN = 4096
+"""Characters of a waiver's pattern of cells."""
+
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Token = Annotated[int, Field(ge=-1, le=MAX_COUNT)]
 """A token's id; -1 where there is no token."""
@@ -177,7 +180,7 @@ class Waiver(Record):
         expires: the last day on which it holds (``2026-12-31``, to its end in UTC).
     """
 
-    cell: str
+    cell: Annotated[str, Field(max_length=MAX_PATTERN)]
     check: str
     reason: str
     link: str
