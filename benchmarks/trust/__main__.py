@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.trust.figures import Figure, all_of, none_of
+from benchmarks.trust.figures import MUTATIONS, Figure, all_of, none_of
 
-SECTIONS = ("tamper", "kills", "fuzz", "hostile")
+SECTIONS = ("tamper", "structure", "kills", "fuzz", "hostile")
 """In the order in which they run. One that is missing is an error, and is never left out without a word."""
 
 
@@ -122,6 +122,14 @@ def table(results: Mapping[str, list[Figure]]) -> Table:
     return shown
 
 
+def _options(section: str, chosen: argparse.Namespace) -> dict[str, object]:
+    if section == "structure":
+        return {"mutations": chosen.mutations}
+    if section == "kills" and chosen.engine_python:
+        return {"engine_python": chosen.engine_python}
+    return {}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.trust", description=(__doc__ or "").splitlines()[0])
@@ -134,6 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get("BI_HARNESS_ENGINE_PYTHON"),
         help="interpreter that has vLLM, for kills; without one a stand-in takes the engine's place",
     )
+    parser.add_argument(
+        "--mutations",
+        type=int,
+        default=MUTATIONS,
+        help=f"of journals and of certificates, each, for structure; a release needs {MUTATIONS:,} (default)",
+    )
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.sections if name not in SECTIONS]
     if unknown:
@@ -143,8 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     details: dict[str, dict[str, Any]] = {}
     for name in chosen.sections or SECTIONS:
         sys.stderr.write(f"{name} ...\n")
-        options = {"engine_python": chosen.engine_python} if name == "kills" and chosen.engine_python else {}
-        results[name], details[name] = run(name, **options)
+        results[name], details[name] = run(name, **_options(name, chosen))
     console = Console(stderr=chosen.json)
     console.print(table(results))
     for name, told in details.items():

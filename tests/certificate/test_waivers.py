@@ -207,8 +207,8 @@ def test_a_unit_cannot_waive_itself() -> None:
         result("pass", "shy", waiver=waiver("shy")),
         result("fail", "shy", waiver=waiver("shy")),
     ):
-        for given in ([], [waiver("shy")]):
-            statement = built(result(), shy, waivers=given)
+        for waivers in ([], [waiver("shy")]):
+            statement = built(result(), shy, waivers=waivers)
             found = checks(statement)[f"{CELL}::shy"]
             assert (found.status, found.waiver) == ("error", None)
             assert "it waived itself" in found.reason
