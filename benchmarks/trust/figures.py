@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+MUTATIONS = 10_000
+"""Of journals and of certificates, each, that the section ``structure`` tries at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

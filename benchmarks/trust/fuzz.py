@@ -37,7 +37,7 @@ from benchmarks.trust.bombs import (
 )
 from benchmarks.trust.figures import Figure, all_of, as_dict, below, none_of
 
-MUTATED_S = 20.0
+MUTATED_S = 12.0
 """Seconds of mutation for each target."""
 
 GUIDED_S = 30
@@ -64,7 +64,9 @@ def mutated(name: str, seconds: float, seed: int = 0) -> tuple[Counter[str], lis
             defects.append(f"a seed is refused: {one[:200]!r}")
         outcomes[outcome] += 1
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    # On a busy host a slow target gets the time that it needs, within reason.
+    latest = deadline + 5 * seconds
+    while (now := time.monotonic()) < deadline or (outcomes.total() < AT_LEAST and now < latest):
         data = target.mutate(rng.choice(seeds), rng)
         try:
             outcomes[attempt(target, data)] += 1

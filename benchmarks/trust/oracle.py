@@ -47,6 +47,20 @@ def certificate_may_be_certified(certificate: bytes) -> bool:
     )
 
 
+def fails(journal: bytes) -> bool:
+    """Whether a journal tells of a failure, and its run was given no waiver: then it is NOT_CERTIFIED."""
+    events: list[dict[str, Any]] = [json.loads(line) for line in journal.splitlines() if line.strip()]
+    if events[0].get("waivers"):
+        return False
+    return any(one["type"] == "check_finished" and one["result"]["status"] == "fail" for one in events)
+
+
+def certificate_fails(certificate: bytes) -> bool:
+    """The same of a certificate alone, by the checks that it lists."""
+    result = json.loads(certificate)["predicate"]["bi_harness"]
+    return any(one["status"] == "fail" for one in result["checks"])
+
+
 def _believable(result: dict[str, Any]) -> bool:
     facts = result.get("facts") or []
     wrong = [one for one in facts if one.get("expected") and one["found"] not in one["expected"]]

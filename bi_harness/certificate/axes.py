@@ -7,13 +7,38 @@ and no stock engine promises the same bits; whether it has them is information.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from bi_harness.certificate.cellid import CellParts, parse_cell_id
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import AxisComparison
 
-_SIZES = re.compile(r"/tp(\d+)-dp(\d+)/")
+
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    """A result, and the parallel sizes of its cell."""
+
+    result: CheckResult
+    parts: CellParts
+    tp: int
+    dp: int
+
+    @property
+    def shared(self) -> tuple[str, str, str, str, str, str]:
+        """The check, and the parts of its cell other than the sizes."""
+        parts = self.parts
+        return self.result.check, parts.device, parts.model, parts.backend, parts.mode, parts.suite
+
+
+def _sized(results: Iterable[CheckResult]) -> list[_Sized]:
+    found = []
+    for result in results:
+        parts = parse_cell_id(result.cell)
+        compared = result.evidence is not None and result.evidence.steps
+        if compared and parts.tp is not None and parts.dp is not None:
+            found.append(_Sized(result, parts, parts.tp, parts.dp))
+    return found
 
 
 def across(results: Iterable[CheckResult]) -> tuple[AxisComparison, ...]:
@@ -22,24 +47,25 @@ def across(results: Iterable[CheckResult]) -> tuple[AxisComparison, ...]:
     Args:
         results: of one run. Those without evidence are left out: they are no pass either.
     """
-    sized = [
-        (result, int(found[1]), int(found[2]))
-        for result in results
-        if (found := _SIZES.search(result.cell)) and result.evidence is not None and result.evidence.steps
-    ]
-    # By what they share, at once: a search for each of ten thousand checks would take minutes.
-    alike: dict[tuple[str, str], list[tuple[CheckResult, int, int]]] = {}
+    sized = _sized(results)
+    # The first of the smallest of each group: a search among all others would take quadratic time.
+    smallest_dp: dict[tuple[object, ...], _Sized] = {}
+    smallest_tp: dict[tuple[object, ...], _Sized] = {}
     for one in sized:
-        alike.setdefault(_shared(one[0]), []).append(one)
+        least = smallest_dp.setdefault((one.shared, one.tp), one)
+        if one.dp < least.dp:
+            smallest_dp[one.shared, one.tp] = one
+        least = smallest_tp.setdefault((one.shared, one.dp), one)
+        if one.tp < least.tp:
+            smallest_tp[one.shared, one.dp] = one
     comparisons = []
-    for high, tp, dp in sized:
-        others = alike[_shared(high)]
-        smaller_dp = min(((d, low) for low, t, d in others if t == tp and d < dp), key=_size, default=None)
-        smaller_tp = min(((t, low) for low, t, d in others if d == dp and t < tp), key=_size, default=None)
-        if smaller_dp is not None:
-            comparisons.append(_compared("dp_digest_equal", smaller_dp[1], high, required=True))
-        if smaller_tp is not None:
-            comparisons.append(_compared("tp_digest_equal", smaller_tp[1], high, required=False))
+    for high in sized:
+        low = smallest_dp[high.shared, high.tp]
+        if low.dp < high.dp:
+            comparisons.append(_compared("dp_digest_equal", low.result, high.result, required=True))
+        low = smallest_tp[high.shared, high.dp]
+        if low.tp < high.tp:
+            comparisons.append(_compared("tp_digest_equal", low.result, high.result, required=False))
     return tuple(comparisons)
 
 
@@ -53,15 +79,6 @@ def unequal(axes: Sequence[AxisComparison]) -> str:
         f"{len(broken)} of {sum(axis.required for axis in axes)} comparisons across parallel sizes differ: "
         f"{first.check} has other bits on {first.cells[1]} than on {first.cells[0]}"
     )
-
-
-def _size(found: tuple[int, CheckResult]) -> int:
-    return found[0]
-
-
-def _shared(result: CheckResult) -> tuple[str, str]:
-    """The check, and its cell without the sizes."""
-    return result.check, _SIZES.sub("/", result.cell)
 
 
 def _compared(name: str, low: CheckResult, high: CheckResult, *, required: bool) -> AxisComparison:

@@ -24,6 +24,11 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.certificate.localized import Localization
 from bi_harness.certificate.part import of_part
+from bi_harness.certificate.possible import (
+    impossible_localization,
+    impossible_power,
+    impossible_result,
+)
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import (
     DIRTY,
@@ -76,7 +81,7 @@ def build(events: Sequence[Event], journal_digest: str) -> Statement:
     Raises:
         UsageError: when the journal does not begin with ``run_started``, tells of two runs, goes on after its
             end without being resumed, plans or ends something twice, gives one check two results where the
-            first one stands, or one that was not planned.
+            first one stands, or one that was not planned, or has evidence that no comparison can give.
     """
     start = _start(events)
     fold = _gather(start, events[1:])
@@ -161,6 +166,9 @@ def _start(events: Sequence[Event]) -> RunStarted:
     planned_checks = [(p.cell, check) for p in events[0].plan for check in p.checks]
     if len(set(planned_checks)) != len(planned_checks):
         raise UsageError("the journal plans a check twice")
+    for power in events[0].power:
+        if why := impossible_power(power):
+            raise UsageError(f"the journal has an impossible self-test of {power.suite}: {why}")
     if shard := events[0].shard:
         if unknown := set(shard.units) - {p.unit for p in events[0].plan}:
             raise UsageError(f"the journal's shard has a unit that is not planned: {min(unknown)}")
@@ -182,6 +190,8 @@ def _gather(start: RunStarted, events: Sequence[Event]) -> _Fold:
             raise UsageError("the journal tells of two runs")
         if isinstance(event, CheckFinished):
             key = (event.result.cell, event.result.check)
+            if why := impossible_result(event.result):
+                raise UsageError(f"the journal has impossible evidence of {key[1]} on {key[0]}: {why}")
             if key in fold.results:
                 # No rerun until green: a second result is never taken, whatever it says.
                 raise UsageError(f"the journal has two results of {key[1]} on {key[0]}")
@@ -215,6 +225,8 @@ def _take_localized(fold: _Fold, told: Localization) -> None:
         raise UsageError(f"the journal localizes {key[1]} on {key[0]}, which had not failed")
     if key in fold.localized:
         raise UsageError(f"the journal localizes {key[1]} on {key[0]} twice")
+    if why := impossible_localization(told):
+        raise UsageError(f"the journal localizes {key[1]} on {key[0]} with impossible evidence: {why}")
     fold.localized[key] = told
 
 
@@ -238,7 +250,7 @@ def _reopen(start: RunStarted, fold: _Fold, event: RunResumed) -> None:
     """Another attempt begins: what is left may have another result, and nothing else may."""
     # Of shards that were merged, one alone went on; what the others have stands.
     others: frozenset[str] = frozenset()
-    if event.of:
+    if event.of is not None:
         if unknown := set(event.of) - {p.unit for p in start.own}:
             raise UsageError(f"the journal was resumed with a unit that is not planned: {min(unknown)}")
         others = frozenset(p.unit for p in start.own) - set(event.of)

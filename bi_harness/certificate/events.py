@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     FailFast,
     Field,
     SerializerFunctionWrapHandler,
@@ -20,38 +19,21 @@ from pydantic import (
     model_serializer,
 )
 
+from bi_harness.certificate.free_parts import Asked, Device, Provenance
 from bi_harness.certificate.localized import Localization
-from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Waiver
+from bi_harness.certificate.records import (
+    CheckResult,
+    Count,
+    Digest,
+    PositiveCount,
+    Record,
+    Waiver,
+)
 from bi_harness.certificate.statement import EffectiveArm, Power, Scope
+from bi_harness.matrix.shards import MOST as MAX_SHARDS
 
-
-def _provenance(value: dict[str, Any]) -> dict[str, Any]:
-    """What the certificate looks up in a provenance is of the kind that it looks for; the rest is free."""
-    digests = value.get("digests", {})
-    _mapping(digests, "digests")
-    for name, digest in digests.items():
-        if not isinstance(digest, str):
-            _texts(digest, f"digests.{name[:60]}")
-    vllm = value.get("vllm", {})
-    _mapping(vllm, "vllm")
-    _texts({key: vllm.get(key, "") for key in ("version", "distribution")}, "vllm")
-    if vllm.get("record_sha256") is not None:
-        _texts({key: vllm.get(key) for key in ("version", "record_sha256")}, "vllm")
-    _texts(value.get("checkpoints", {}), "checkpoints")
-    return value
-
-
-def _mapping(value: object, name: str) -> None:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is no mapping")
-
-
-def _texts(value: object, name: str) -> None:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError(f"{name} is no mapping of texts")
-
-
-Provenance = Annotated[dict[str, Any], AfterValidator(_provenance)]
+MAX_WAIVERS = 4096
+"""Of a run; ``waivers.yaml`` holds fewer. Each may be a pattern that is tried on every failure."""
 
 
 class PlannedChecks(Record):
@@ -84,8 +66,8 @@ class ShardStarted(Record):
         units: of this part; none where there are more parts than units.
     """
 
-    index: Annotated[int, Field(ge=1)]
-    count: Annotated[int, Field(ge=2)]
+    index: PositiveCount
+    count: Annotated[int, Field(ge=2, le=MAX_SHARDS)]
     plan: Digest
     units: Annotated[tuple[str, ...], FailFast()]
 
@@ -109,13 +91,13 @@ class RunStarted(Record):
     type: Literal["run_started"] = "run_started"
     time: str
     run_id: str
-    device: dict[str, Any]
+    device: Device
     scope: Scope
     plan: Annotated[tuple[PlannedChecks, ...], FailFast()]
     provenance: Provenance
     power: tuple[Power, ...] = ()
-    waivers: tuple[Waiver, ...] = ()
-    asked: dict[str, Any] | None = None
+    waivers: Annotated[tuple[Waiver, ...], FailFast(), Field(max_length=MAX_WAIVERS)] = ()
+    asked: Asked | None = None
     """The options as they were given, for ``--resume``; ``None`` in journals of before there was one."""
     shard: ShardStarted | None = None
 
@@ -131,7 +113,7 @@ class RunStarted(Record):
 
     @model_serializer(mode="wrap")
     def _shard_where_it_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "shard")
+        return _without_none(handler(self), "shard")
 
 
 class Node(Record):
@@ -249,8 +231,8 @@ class RunResumed(Record):
         torn: bytes of a last line that was cut off while it was written, and was dropped.
         host: the name of the host that it goes on on.
         command: that resumed it.
-        of: in a journal that shards were merged to, the units of the shard that was resumed, which alone have
-            something left; none for all units.
+        of: in a merged journal, the units of the shard that was resumed, maybe none; ``None`` where the
+            whole run was resumed.
     """
 
     type: Literal["run_resumed"] = "run_resumed"
@@ -261,16 +243,16 @@ class RunResumed(Record):
     torn: Count = 0
     host: str = ""
     command: tuple[str, ...] = ()
-    of: tuple[str, ...] = ()
+    of: tuple[str, ...] | None = None
 
     @model_serializer(mode="wrap")
     def _of_where_it_is_merged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_empty(handler(self), "of")
+        return _without_none(handler(self), "of")
 
 
-def _without_empty(data: dict[str, Any], name: str) -> dict[str, Any]:
+def _without_none(data: dict[str, Any], name: str) -> dict[str, Any]:
     # Journals of whole runs stay what they always were, byte for byte.
-    if not data.get(name):
+    if data.get(name) is None:
         data.pop(name, None)
     return data
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bi_harness.certificate.records import Count, Record
+from bi_harness.certificate.records import Count, PositiveCount, Record
 
 Outcome = Literal["module", "elsewhere", "compiled", "unproven", "not_reproduced", "failed"]
 State = Literal["equal", "culprit", "differs", "unseen"]
@@ -21,8 +21,8 @@ MAX_RAN = 64
 class UlpBand(Record):
     """Values whose distance lies from ``first`` to ``last`` units in the last place of their dtype."""
 
-    first: Annotated[int, Field(ge=1)]
-    last: Annotated[int, Field(ge=1)]
+    first: PositiveCount
+    last: PositiveCount
     values: Count
 
 

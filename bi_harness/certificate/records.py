@@ -21,7 +21,16 @@ from pydantic import (
 Status = Literal["pass", "fail", "inconclusive", "error", "skip", "waived"]
 Verdict = Literal["CERTIFIED", "NOT_CERTIFIED", "INCONCLUSIVE"]
 
-Count = Annotated[int, Field(ge=0)]
+MAX_COUNT = 2**53 - 1
+"""The largest integer that every JSON reader takes for the same number, and that a float holds."""
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+MAX_PATTERN = 4096
+"""Characters of a waiver's pattern of cells."""
+
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Token = Annotated[int, Field(ge=-1, le=MAX_COUNT)]
+"""A token's id; -1 where there is no token."""
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Bits = Annotated[str, Field(pattern=r"^0x[0-9a-f]{8}$")]
 
@@ -42,12 +51,12 @@ class Divergence(Record):
 
     prompt: Count
     prompt_tokens: Count
-    batch_size: int
+    batch_size: PositiveCount
     arm: Count | None = None
     step: Count
-    rank: int
-    reference_token: int
-    observed_token: int
+    rank: Annotated[int, Field(ge=-1, le=MAX_COUNT)]
+    reference_token: Token
+    observed_token: Token
     reference_bits: Bits
     observed_bits: Bits
     reference_logprob: float | None
@@ -68,7 +77,7 @@ class BatchReached(Record):
         name: of the arm, for a reader.
     """
 
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: PositiveCount
     prompts: Count
     steps: Count
     max_requests: Count
@@ -171,7 +180,7 @@ class Waiver(Record):
         expires: the last day on which it holds (``2026-12-31``, to its end in UTC).
     """
 
-    cell: str
+    cell: Annotated[str, Field(max_length=MAX_PATTERN)]
     check: str
     reason: str
     link: str
@@ -187,8 +196,8 @@ class OpRange(Record):
         holds: whether every row had the bits that it has alone.
     """
 
-    first: Annotated[int, Field(ge=1)]
-    last: Annotated[int, Field(ge=1)]
+    first: PositiveCount
+    last: PositiveCount
     holds: bool
 
 
@@ -201,7 +210,7 @@ class OpDifference(Record):
         beside: what stood beside it: ``subjects`` like itself, ``random`` rows, ``zeros``, ``large`` values.
     """
 
-    rows: Annotated[int, Field(ge=1)]
+    rows: PositiveCount
     place: Count
     beside: str
 

@@ -11,8 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import FailFast, Field, SerializerFunctionWrapHandler, model_serializer
 
+from bi_harness.certificate.free_parts import Device, Free
 from bi_harness.certificate.localized import Localization
-from bi_harness.certificate.records import CheckResult, Count, Digest, Record, Verdict, Waiver
+from bi_harness.certificate.records import (
+    CheckResult,
+    Count,
+    Digest,
+    PositiveCount,
+    Record,
+    Verdict,
+    Waiver,
+)
+from bi_harness.matrix.shards import MOST as MAX_SHARDS
 
 # Of a list that somebody filled with mistakes, one is told: pydantic takes a kilobyte for each.
 Names = Annotated[tuple[str, ...], FailFast()]
@@ -42,7 +52,7 @@ class EffectiveArm(Record):
 
     unit: str
     arm: Literal["treatment", "control"]
-    config: dict[str, Any]
+    config: Free
     start_s: float
     engine: str = ""
     preloaded: Literal[True] | None = None
@@ -180,8 +190,8 @@ class Scope(Record):
     filters: dict[str, str]
     weights: str
     models: dict[str, str] = Field(default_factory=dict)
-    layers: int | None
-    seed: int
+    layers: Count | None
+    seed: Count
     endpoint: EndpointScope | None = None
 
     @model_serializer(mode="wrap")
@@ -237,8 +247,8 @@ class ShardPart(Record):
             came to its end; or there was nothing in it to run.
     """
 
-    index: Annotated[int, Field(ge=1)]
-    count: Annotated[int, Field(ge=2)]
+    index: PositiveCount
+    count: Annotated[int, Field(ge=2, le=MAX_SHARDS)]
     plan: Digest
     passed: bool
 
@@ -289,7 +299,7 @@ class HarnessResult(Record):
     schema_: Literal["bi-harness/certificate/1"] = Field(default="bi-harness/certificate/1", alias="schema")
     verdict: Verdict
     why: str
-    device: dict[str, Any]
+    device: Device
     run_id: str
     started: str
     finished: str | None
@@ -297,7 +307,7 @@ class HarnessResult(Record):
     scope: Scope
     totals: Totals
     effective: Annotated[tuple[EffectiveArm, ...], FailFast()]
-    provenance: dict[str, Any]
+    provenance: Free
     checks: Annotated[tuple[CheckResult, ...], FailFast()]
     power: tuple[Power, ...] = ()
     axes: tuple[AxisComparison, ...] = ()

@@ -344,7 +344,8 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     provenance["digests"] = digests
     time = result.started
     plan, checks = [], []
-    for check in result.checks:
+    expiries = expiry_told([use.waiver for use in result.waivers], result.checks, result.started)
+    for place, check in enumerate(result.checks):
         skipped = check.status == "skip" and check.rule is not None
         plan.append(
             PlannedChecks(
@@ -356,7 +357,7 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
             )
         )
         if not skipped:
-            checks.append(CheckFinished(time=time, result=_as_journaled(check, result)))
+            checks.append(CheckFinished(time=time, result=_as_journaled(check, expiries.get(place, ""))))
     copied = {
         name: getattr(result, name) for name in RunStarted.model_fields if name in HarnessResult.model_fields
     }
@@ -384,15 +385,16 @@ def _implied(result: HarnessResult) -> tuple[list[Event], str]:
     return [start, *engines, *checks, *units, *localized, *end], journal
 
 
-def _as_journaled(check: CheckResult, result: HarnessResult) -> CheckResult:
-    """A result as a unit gave it: only the certificate waives, and tells that a waiver expired."""
+def _as_journaled(check: CheckResult, told: str) -> CheckResult:
+    """A result as a unit gave it: only the certificate waives, and tells that a waiver expired.
+
+    Args:
+        told: what an expired waiver adds to the reason. A reason is free text, so nothing is parsed from it.
+    """
     if check.status == "waived":
         return check.model_copy(update={"status": "fail", "waiver": None})
-    if check.status == "fail" and result.waivers:
-        # A reason is free text, so nothing is parsed from it: what an expired waiver adds is computed.
-        told = expiry_told((use.waiver for use in result.waivers), check)
-        if told and check.reason.endswith(told):
-            return check.model_copy(update={"reason": check.reason.removesuffix(told)})
+    if check.status == "fail" and told and check.reason.endswith(told):
+        return check.model_copy(update={"reason": check.reason.removesuffix(told)})
     return check
 
 

@@ -7,26 +7,71 @@ that it is taken out or looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, date, datetime
-from fnmatch import fnmatchcase
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date
+from fnmatch import translate
+from functools import lru_cache
 
 from bi_harness.certificate.records import CheckResult, Waiver
 from bi_harness.certificate.statement import WaiverState, WaiverUse
+from bi_harness.certificate.times import utc
 
 
 def names(waiver: Waiver, cell: str, check: str) -> bool:
     """Whether the waiver is of this check on this cell."""
-    return waiver.check == check and fnmatchcase(cell, waiver.cell)
+    return waiver.check == check and _pattern(waiver.cell)(cell) is not None
+
+
+_WILDCARD = re.compile(r"[*?]")
+
+
+@lru_cache(maxsize=4096)
+def _pattern(cell: str) -> Callable[[str], object]:
+    # As fnmatch.fnmatchcase, which compiles a pattern again after 256 others.
+    return re.compile(translate(cell)).match
+
+
+_Key = tuple[str, str]
+"""A waiver's pattern of cells and its check."""
+
+
+def _named(waivers: Iterable[Waiver], results: Sequence[CheckResult]) -> dict[_Key, list[int]]:
+    """The places of the results that waivers name, in their order, by the waivers' cell and check.
+
+    A pattern is tried once, however many waivers have it, and only on results of its check whose cell begins
+    with the letters before its first wildcard: a search among all of them would take quadratic time.
+    """
+    by_check: dict[str, list[tuple[str, int]]] = {}
+    for place, result in enumerate(results):
+        by_check.setdefault(result.check, []).append((result.cell, place))
+    for cells in by_check.values():
+        cells.sort()
+    return {
+        (cell, check): sorted(_matching(cell, by_check.get(check, [])))
+        for cell, check in dict.fromkeys((waiver.cell, waiver.check) for waiver in waivers)
+    }
+
+
+def _matching(pattern: str, cells: Sequence[tuple[str, int]]) -> list[int]:
+    """The places of the cells that a pattern matches; ``cells`` are sorted."""
+    # What follows a "[" is a set of letters.
+    words = _WILDCARD.split(pattern.partition("[")[0])
+    prefix, longest = words[0], max(words, key=len)
+    start = bisect_left(cells, (prefix,))
+    end = bisect_left(cells, True, key=lambda one: not one[0].startswith(prefix), lo=start)
+    if prefix == pattern:
+        return [place for cell, place in cells[start:end] if cell == pattern]
+    matches = _pattern(pattern)
+    # To look for a word takes a fraction of the time that a regular expression takes.
+    return [place for cell, place in cells[start:end] if longest in cell and matches(cell) is not None]
 
 
 def day_of(moment: str) -> date | None:
     """The day in UTC of a journal's time; ``None`` for what is no time, or has no zone."""
-    try:
-        found = datetime.fromisoformat(moment)
-        return found.astimezone(UTC).date() if found.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
+    found = utc(moment)
+    return None if found is None else found.date()
 
 
 def expired(waiver: Waiver, day: date | None) -> bool:
@@ -51,54 +96,98 @@ def apply(
     if not waivers:
         return tuple(results), ()
     day = day_of(started)
-    waived = tuple(_waived(result, waivers, day) for result in results)
-    return waived, tuple(_use(waiver, results, planned, day) for waiver in waivers)
+    named = _named(waivers, results)
+    return tuple(_waived(waivers, results, named, day)), tuple(_uses(waivers, results, named, planned, day))
 
 
-def _waived(result: CheckResult, waivers: Iterable[Waiver], day: date | None) -> CheckResult:
-    if result.status != "fail":
-        return result
-    naming = [waiver for waiver in waivers if names(waiver, result.cell, result.check)]
-    if not naming:
-        return result
-    for waiver in naming:
-        if not expired(waiver, day):
-            return result.model_copy(update={"status": "waived", "waiver": waiver})
-    return result.model_copy(update={"reason": f"{result.reason}{_told(naming)}"})
-
-
-def expiry_told(waivers: Iterable[Waiver], result: CheckResult) -> str:
-    """What a failure's reason ends with where its waivers have expired; empty where none names it."""
-    naming = [waiver for waiver in waivers if names(waiver, result.cell, result.check)]
-    return _told(naming) if naming else ""
-
-
-def _told(expired_ones: Sequence[Waiver]) -> str:
-    last = max(expired_ones, key=lambda waiver: waiver.expires)
-    return f"; its waiver expired on {last.expires} (owner: {last.owner}, {last.link})"
-
-
-def _use(
-    waiver: Waiver,
+def _waived(
+    waivers: Sequence[Waiver],
     results: Sequence[CheckResult],
+    named: Mapping[_Key, Sequence[int]],
+    day: date | None,
+) -> list[CheckResult]:
+    """The results, with the first waiver that holds, or the last day of those that have expired."""
+    first: dict[_Key, Waiver] = {}
+    for waiver in waivers:
+        if not expired(waiver, day):
+            first.setdefault((waiver.cell, waiver.check), waiver)
+    holding: dict[int, Waiver] = {}
+    for key, waiver in first.items():
+        for place in named[key]:
+            holding.setdefault(place, waiver)
+    last = _last_expired(waivers, named, day)
+    found = list(results)
+    for place in holding.keys() | last.keys():
+        result = results[place]
+        if result.status != "fail":
+            continue
+        if place in holding:
+            update: dict[str, object] = {"status": "waived", "waiver": holding[place]}
+        else:
+            update = {"reason": f"{result.reason}{_told(last[place])}"}
+        found[place] = result.model_copy(update=update)
+    return found
+
+
+def _last_expired(
+    waivers: Sequence[Waiver], named: Mapping[_Key, Sequence[int]], day: date | None
+) -> dict[int, Waiver]:
+    """By the place of a result, the waiver with the last day of those that name it and have expired."""
+    latest: dict[_Key, tuple[int, Waiver]] = {}
+    for number, waiver in enumerate(waivers):
+        key = (waiver.cell, waiver.check)
+        if expired(waiver, day) and (key not in latest or waiver.expires > latest[key][1].expires):
+            latest[key] = number, waiver
+    found: dict[int, Waiver] = {}
+    # In the waivers' order: of two with the same last day, the first counts.
+    for key, (_, waiver) in sorted(latest.items(), key=lambda item: item[1][0]):
+        for place in named[key]:
+            known = found.setdefault(place, waiver)
+            if waiver.expires > known.expires:
+                found[place] = waiver
+    return found
+
+
+def expiry_told(waivers: Sequence[Waiver], results: Sequence[CheckResult], started: str) -> dict[int, str]:
+    """What a failure's reason ends with where its waivers have expired, by the place of the result."""
+    if not waivers:
+        return {}
+    found = _last_expired(waivers, _named(waivers, results), day_of(started))
+    return {place: _told(waiver) for place, waiver in found.items()}
+
+
+def _told(waiver: Waiver) -> str:
+    return f"; its waiver expired on {waiver.expires} (owner: {waiver.owner}, {waiver.link})"
+
+
+def _uses(
+    waivers: Iterable[Waiver],
+    results: Sequence[CheckResult],
+    named: Mapping[_Key, Sequence[int]],
     planned: Collection[tuple[str, str]],
     day: date | None,
-) -> WaiverUse:
-    named = [r for r in results if (r.cell, r.check) in planned and names(waiver, r.cell, r.check)]
-    statuses = {result.status for result in named}
-    state: WaiverState
-    if not named:
-        state = "not_in_run"
-    elif not statuses & {"pass", "fail"}:
+) -> list[WaiverUse]:
+    known: dict[_Key, tuple[tuple[str, ...], frozenset[str]]] = {}
+    uses = []
+    for waiver in waivers:
+        key = (waiver.cell, waiver.check)
+        if key not in known:
+            own = [r for r in map(results.__getitem__, named[key]) if (r.cell, r.check) in planned]
+            known[key] = tuple(f"{r.cell}::{r.check}" for r in own), frozenset(r.status for r in own)
+        checks, statuses = known[key]
+        uses.append(WaiverUse(waiver=waiver, state=_state(waiver, statuses, day), checks=checks))
+    return uses
+
+
+def _state(waiver: Waiver, statuses: Collection[str], day: date | None) -> WaiverState:
+    if not statuses:
+        return "not_in_run"
+    if "pass" not in statuses and "fail" not in statuses:
         # Nothing is known of what it names, and that alone leaves the run without a certificate.
-        state = "no_answer"
-    elif expired(waiver, day):
-        state = "expired"
-    elif "pass" in statuses:
-        state = "stale"
-    else:
-        state = "in_force"
-    return WaiverUse(waiver=waiver, state=state, checks=tuple(f"{r.cell}::{r.check}" for r in named))
+        return "no_answer"
+    if expired(waiver, day):
+        return "expired"
+    return "stale" if "pass" in statuses else "in_force"
 
 
 def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], started: str) -> str:
@@ -108,7 +197,7 @@ def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], star
         checks, uses, started: as the certificate has them.
     """
     day = day_of(started)
-    given = [use.waiver for use in uses]
+    given = frozenset(use.waiver for use in uses)
     for check in checks:
         where = f"{check.check} on {check.cell}"
         if (check.status == "waived") != (check.waiver is not None):
@@ -121,8 +210,11 @@ def contradiction(checks: Sequence[CheckResult], uses: Sequence[WaiverUse], star
             return f"{where} is waived, but its waiver had expired when the run started"
     as_failed = [c.model_copy(update={"status": "fail"}) if c.status == "waived" else c for c in checks]
     planned = {(c.cell, c.check) for c in checks if not (c.status == "skip" and c.rule)}
-    for use in uses:
-        if use != _use(use.waiver, as_failed, planned, day):
+    waivers = [use.waiver for use in uses]
+    for use, right in zip(
+        uses, _uses(waivers, as_failed, _named(waivers, as_failed), planned, day), strict=True
+    ):
+        if use != right:
             return f"the waiver of {use.waiver.check} on {use.waiver.cell} does not read {use.state}"
     return ""
 

@@ -109,7 +109,9 @@ Weights = Annotated[
 ]
 Layers = Annotated[
     int | None,
-    typer.Option("--layers", min=1, envvar="BI_HARNESS_LAYERS", help="Cut synthetic models to N layers."),
+    typer.Option(
+        "--layers", min=1, max=10_000, envvar="BI_HARNESS_LAYERS", help="Cut synthetic models to N layers."
+    ),
 ]
 VllmVersion = Annotated[
     str | None,

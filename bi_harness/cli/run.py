@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from bi_harness.certificate.statement import Statement
 
 Out = Annotated[Path, typer.Option("--out", "-o", envvar="BI_HARNESS_OUT", help="Folder of runs.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, envvar="BI_HARNESS_SEED", help="Seed of the workload.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**53 - 1, envvar="BI_HARNESS_SEED", help="Seed of the workload.")
+]
 EnginePython = Annotated[
     str | None,
     typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from bi_harness.certificate.attempts import Left
 from bi_harness.certificate.build import build, remaining
@@ -28,6 +29,7 @@ from bi_harness.certificate.events import (
     UnitStarted,
 )
 from bi_harness.certificate.files import SHARDS
+from bi_harness.certificate.problems import shortened
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.runner.hold import held, unit_folder, wait_until_gone
@@ -141,7 +143,7 @@ def _earlier(run_dir: Path) -> Earlier:
     added, units_torn = _not_passed_on(run_dir, start, events)
     known = {(e.result.cell, e.result.check) for e in [*events, *added] if isinstance(e, CheckFinished)}
     for line in (torn, *units_torn):
-        result = _cut_result(line)
+        result = _cut_result(line, run_dir / JOURNAL)
         if result is not None and (result.cell, result.check) not in known:
             known.add((result.cell, result.check))
             added.append(CheckFinished(time=now(), result=result))
@@ -193,11 +195,22 @@ def _open_units(start: RunStarted, events: Sequence[Event]) -> dict[str, list[Ev
     return found
 
 
-def _cut_result(line: bytes) -> CheckResult | None:
+def _cut_result(line: bytes, journal: Path) -> CheckResult | None:
+    """The failure that a line without its end tells of; ``None`` if it tells of none.
+
+    Raises:
+        UsageError: the line names a check in a way in which no journal is written. What failed is not known.
+    """
     found = _CUT_RESULT.match(line)
     if found is None:
         return None
-    cell, check = (_text(part) for part in found.groups()[:2])
+    try:
+        cell, check = (_text(part) for part in found.groups()[:2])
+    except ValueError as error:
+        raise UsageError(
+            f"{journal}: the last line is damaged, and tells of a failure: {shortened(str(error), 120)}\n"
+            "hint: start a new run"
+        ) from error
     status: Status = "fail" if found[3] == b"fail" else "inconclusive"
     return CheckResult(
         cell=cell,
@@ -208,7 +221,14 @@ def _cut_result(line: bytes) -> CheckResult | None:
 
 
 def _text(part: bytes) -> str:
-    return str(json.loads(b'"' + part + b'"'))
+    """The text of a JSON string without its quotes.
+
+    Raises:
+        ValueError: it is not one, not UTF-8, or has half a surrogate pair.
+    """
+    text = str(from_json(b'"' + part + b'"'))
+    text.encode("utf-8")
+    return text
 
 
 def _attempts(events: Sequence[Event]) -> int:

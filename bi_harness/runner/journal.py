@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from bi_harness.certificate.events import EVENTS, CheckProgress, CheckStarted, Event, RunFinished
 from bi_harness.certificate.problems import first_problem
+from bi_harness.certificate.repeated_keys import repeated_key
 from bi_harness.errors import InfrastructureError, UsageError
 from bi_harness.matrix.collector import no_collection
 from bi_harness.reading import read_bounded
@@ -117,9 +118,13 @@ def parse(line: bytes, name: str, number: int | None) -> Event:
     if len(line) > MAX_LINE:
         raise UsageError(f"{where}: not an event of a journal: longer than {MAX_LINE >> 20} MiB")
     try:
-        return EVENTS.validate_json(line)
+        event = EVENTS.validate_json(line, strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}: not an event of a journal: {first_problem(error)}") from error
+    # As the runner spells it, nothing is repeated; looking for it would take as long as all the rest.
+    if event.model_dump_json().encode() != line and (key := repeated_key(line)) is not None:
+        raise UsageError(f"{where}: not an event of a journal: repeated key: {key}")
+    return event
 
 
 def read_whole_lines(path: Path) -> tuple[list[Event], int, bytes]:

@@ -11,9 +11,9 @@ follows all that was done before, shard by shard, behind its ``run_resumed``.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from bi_harness.certificate.build import build
@@ -26,6 +26,8 @@ from bi_harness.certificate.events import (
     ShardStarted,
     plan_digest,
 )
+from bi_harness.certificate.problems import shortened
+from bi_harness.certificate.times import utc
 from bi_harness.certificate.waivers import day_of, expired
 from bi_harness.errors import UsageError
 from bi_harness.runner.same_run import differences
@@ -97,10 +99,12 @@ def merged_id(shards: Sequence[ShardJournal]) -> str:
     ids = {one.start.run_id for one in shards}
     if len(ids) == 1:
         return ids.pop()
-    try:
-        began = datetime.fromisoformat(min(one.start.time for one in shards)).astimezone(UTC)
-    except ValueError as error:
-        raise UsageError(f"a shard's journal does not tell when it began: {error}") from None
+    first = min(shards, key=lambda one: one.start.time)
+    began = utc(first.start.time)
+    if began is None:
+        raise UsageError(
+            f"cannot merge: the start of {first.name} is not a time in UTC: {shortened(first.start.time, 60)}"
+        )
     together = hashlib.sha256(" ".join(sorted(one.digest for one in shards)).encode()).hexdigest()
     return f"{began:%Y%m%dT%H%M%SZ}-{together[:6]}"
 
@@ -192,9 +196,9 @@ def _units(shards: Sequence[ShardJournal]) -> list[str]:
     owner: dict[str, ShardJournal] = {}
     found = []
     for one in shards:
-        for unit in _shard(one).units:
+        for unit, count in Counter(_shard(one).units).items():
             other = owner.setdefault(unit, one)
-            if other is not one or _shard(one).units.count(unit) > 1:
+            if other is not one or count > 1:
                 found.append(f"overlapping: {unit} is of {other.name} and of {one.name}")
     planned = dict.fromkeys(p.unit for p in shards[0].start.plan)
     found += [f"missing: no shard has {unit}" for unit in planned if unit not in owner]
@@ -262,6 +266,7 @@ def _events(shards: Sequence[ShardJournal]) -> Iterator[Event]:
     for shard, one in zip(shards, attempts, strict=True):
         for resumed, events in one[1:]:
             assert resumed is not None
+            # Of a shard without units, too: none of the others' was resumed.
             yield resumed.model_copy(update={"of": _shard(shard).units})
             yield from _in_order(_by_unit(events, units), order)
     ends = [one.events[-1] for one in shards]

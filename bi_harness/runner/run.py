@@ -61,7 +61,7 @@ from bi_harness.workload.plan import plan_workload
 ENDPOINT_SUITE = "online"
 """The suite whose checks ask nothing of a server but answers."""
 
-_OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize", "preload", "shared")
+OF_THE_MOMENT = ("out", "command", "waivers", "jobs", "localize", "preload", "shared")
 """Options that may be others when a run is resumed, or that are compared as what they say."""
 
 
@@ -398,7 +398,7 @@ def asked(run: Prepared) -> dict[str, Any]:
     options = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in ((f.name, getattr(run.options, f.name)) for f in fields(RunOptions))
-        if name not in _OF_THE_MOMENT and (name, getattr(run.options, name)) != ("executor", LOCAL)
+        if name not in OF_THE_MOMENT and (name, getattr(run.options, name)) != ("executor", LOCAL)
     }
     paths = {name: str(getattr(run.spec.paths, name).absolute()) for name in ("models", "hardware", "suites")}
     if run.options.waivers is not None:

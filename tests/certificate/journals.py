@@ -17,6 +17,7 @@ from bi_harness.certificate.events import (
 )
 from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence, Status, Waiver
 from bi_harness.certificate.statement import EffectiveArm, Scope
+from bi_harness.compare.power import upper_bound_95
 
 UNIT = "cpu/tiny/CPU_ATTN/tp1-dp1/eager"
 CELL = f"{UNIT}/core"
@@ -35,7 +36,7 @@ DIVERGENCE = Divergence(
     reference_bits="0xbf800000",
     observed_bits="0xbf800001",
     reference_logprob=-1.0,
-    observed_logprob=-1.0000001,
+    observed_logprob=-1.0 - 2**-23,
     ulp=1,
 )
 
@@ -50,16 +51,22 @@ def evidence(differing: int = 0, **changes: Any) -> Evidence:
         "differing_values": differing,
         "first_divergence": DIVERGENCE if differing else None,
         "max_ulp": 1 if differing else 0,
-        "max_abs": 1e-7 if differing else 0.0,
+        "max_abs": 2**-23 if differing else 0.0,
         "digest": DIGEST,
         "reference_digest": DIGEST,
-        "upper95": 0.2,
         "batches": (
             BatchReached(batch_size=1, prompts=4, steps=16, max_requests=1, max_tokens=40),
             BatchReached(batch_size=2, prompts=4, steps=8, max_requests=2, max_tokens=80),
         ),
     }
-    return Evidence(**{**base, **changes})
+    base |= changes
+    steps = base["steps"]
+    return Evidence(**{"upper95": upper_bound_95(min(base["differing_steps"], steps), steps), **base})
+
+
+def nothing_compared() -> Evidence:
+    """Evidence of a check whose reference arm alone ran."""
+    return evidence(prompts=0, steps=0, values=0, batches=batches((1, 1)))
 
 
 def batches(*reached: tuple[int, int]) -> tuple[BatchReached, ...]:

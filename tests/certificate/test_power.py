@@ -35,6 +35,7 @@ from tests.certificate.journals import (
     end,
     ended,
     evidence,
+    nothing_compared,
     planned,
     skipped,
     started,
@@ -85,7 +86,7 @@ NO_ANSWER: dict[str, tuple[Statement, str]] = {
         "alone: inconclusive: nothing",
     ),
     "a pass without evidence": (ran(checked("pass", evidence=None), fault=FAULT), "alone: pass"),
-    "no values": (ran(checked(evidence=evidence(values=0)), fault=FAULT), "alone: nothing was compared"),
+    "no values": (ran(checked(evidence=nothing_compared()), fault=FAULT), "alone: nothing was compared"),
     "a batch that never formed": (ran(unformed(), fault=FAULT), "alone: the batch of 2 never formed"),
     "a pass of a batch that never formed": (ran(unformed(status="pass"), fault=FAULT), "never formed"),
     "what was needed did not happen": (

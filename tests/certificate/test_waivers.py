@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bi_harness.certificate.build import build
 from bi_harness.certificate.records import CheckResult, Status, Waiver
 from bi_harness.certificate.statement import HarnessResult, Statement, WaiverUse
 from bi_harness.certificate.verdict import exit_code, predicate_result, verdict, why_hollow
-from bi_harness.certificate.waivers import contradiction, day_of, expired, names
+from bi_harness.certificate.waivers import apply, contradiction, day_of, expired, names
 from bi_harness.exits import ExitCode
 from tests.certificate.journals import (
     CELL,
@@ -204,8 +207,8 @@ def test_a_unit_cannot_waive_itself() -> None:
         result("pass", "shy", waiver=waiver("shy")),
         result("fail", "shy", waiver=waiver("shy")),
     ):
-        for given in ([], [waiver("shy")]):
-            statement = built(result(), shy, waivers=given)
+        for waivers in ([], [waiver("shy")]):
+            statement = built(result(), shy, waivers=waivers)
             found = checks(statement)[f"{CELL}::shy"]
             assert (found.status, found.waiver) == ("error", None)
             assert "it waived itself" in found.reason
@@ -283,3 +286,73 @@ def test_days() -> None:
     for bad in ("2026-02-30", "2026-1-1", "soon", "20260114", ""):
         with pytest.raises(ValueError, match="expires"):
             waiver(expires=bad)
+
+
+@given(
+    st.lists(
+        st.builds(
+            waiver,
+            st.sampled_from(["alone", "spread"]),
+            st.sampled_from(
+                ["a/b", "a/c", "a/*", "*", "*c", "a/[bc]", "a/[!b]", "?/b", "[ab]/*", "a", "", "a/b/d"]
+            ),
+            expires=st.sampled_from(["2026-01-12", "2026-01-13", "2026-01-14", "2026-01-15"]),
+            owner=st.sampled_from(["A", "B", "C"]),
+        ),
+        max_size=8,
+    ),
+    st.lists(
+        st.builds(
+            result,
+            st.sampled_from(["fail", "pass", "error"]),
+            st.sampled_from(["alone", "spread"]),
+            st.sampled_from(["a/b", "a/c", "a/b/d", "b/b", "a"]),
+        ),
+        max_size=8,
+        unique_by=lambda r: (r.cell, r.check),
+    ),
+)
+def test_each_failure_has_the_waiver_that_a_search_among_all_finds(
+    given_: list[Waiver], results: list[CheckResult]
+) -> None:
+    planned_ = {(r.cell, r.check) for r in results}
+    waived, uses = apply(given_, results, planned_, TIME)
+    for before, after in zip(results, waived, strict=True):
+        naming = [w for w in given_ if w.check == before.check and fnmatchcase(before.cell, w.cell)]
+        holding = [w for w in naming if w.expires >= TIME[:10]]
+        if before.status != "fail" or not naming:
+            assert after == before
+        elif holding:
+            assert (after.status, after.waiver) == ("waived", holding[0])
+        else:
+            last = max(naming, key=lambda w: w.expires)
+            assert after.status == "fail"
+            assert f"expired on {last.expires} (owner: {last.owner}" in after.reason
+    for one, use in zip(given_, uses, strict=True):
+        named = [r for r in results if r.check == one.check and fnmatchcase(r.cell, one.cell)]
+        assert use.checks == tuple(f"{r.cell}::{r.check}" for r in named)
+
+
+@pytest.mark.parametrize("pattern", ["{cell}", "{cell}*", "*"])
+@pytest.mark.parametrize("checks", [1, 5_000])
+def test_many_waivers_of_many_failures_take_linear_time(pattern: str, checks: int) -> None:
+    """Each waiver of another failure, of one check or of as many; a pattern for all is looked at once."""
+    import time
+
+    def spent(count: int) -> float:
+        results = [
+            result("fail", f"check{i % checks}", f"cpu/m{i}/CPU_ATTN/tp1-dp1/eager/core")
+            for i in range(count)
+        ]
+        given = [waiver(r.check, pattern.format(cell=r.cell)) for r in results]
+        if pattern == "*":
+            given = given[:checks]
+        planned_ = {(r.cell, r.check) for r in results}
+        began = time.process_time()
+        waived, uses = apply(given, results, planned_, TIME)
+        assert all(r.status == "waived" for r in waived)
+        assert contradiction(waived, uses, TIME) == ""
+        return time.process_time() - began
+
+    few = spent(1_000)
+    assert spent(4_000) < 7 * max(few, 0.1)

@@ -415,7 +415,9 @@ def hostile() -> Statement:
         run_id=f"../../{nasty}",
         started=nasty,
         finished="not a time",
-        scope=Scope(profile=nasty, filters={HOSTILE: nasty}, weights=HOSTILE, layers=0, seed=10**30),
+        scope=Scope(profile=nasty, filters={HOSTILE: nasty}, weights=HOSTILE, layers=0, seed=0).model_copy(
+            update={"seed": 10**30}
+        ),
         effective=(
             EffectiveArm(unit=nasty, arm="control", config={HOSTILE: nasty, "deep": nested}, start_s=-1e300),
             EffectiveArm(unit="u", arm="treatment", config={}, start_s=0.0),

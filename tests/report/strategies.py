@@ -6,7 +6,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bi_harness.certificate.records import BatchReached, CheckResult, Divergence, Evidence, Waiver
+from bi_harness.certificate.records import (
+    MAX_COUNT,
+    BatchReached,
+    CheckResult,
+    Divergence,
+    Evidence,
+    Waiver,
+)
 from bi_harness.certificate.statement import Scope, Statement, Totals, WaiverUse
 
 from . import samples
@@ -39,7 +46,7 @@ names = st.one_of(
         ),
     ),
 )
-counts = st.one_of(st.integers(0, 100_000), st.integers(0, 10**40))
+counts = st.one_of(st.integers(0, 100_000), st.integers(0, MAX_COUNT))
 integers = st.one_of(st.integers(-1, 100_000), st.integers(-(10**40), 10**40))
 floats = st.floats(allow_nan=False, allow_infinity=False)
 patterns = st.integers(0, 2**32 - 1).map(lambda value: f"0x{value:08x}")
@@ -57,11 +64,11 @@ divergences = st.builds(
     Divergence,
     prompt=counts,
     prompt_tokens=counts,
-    batch_size=integers,
+    batch_size=st.integers(1, MAX_COUNT),
     step=counts,
-    rank=integers,
-    reference_token=integers,
-    observed_token=integers,
+    rank=st.integers(-1, MAX_COUNT),
+    reference_token=st.integers(-1, MAX_COUNT),
+    observed_token=st.integers(-1, MAX_COUNT),
     reference_bits=patterns,
     observed_bits=patterns,
     reference_logprob=st.one_of(st.none(), floats),
@@ -70,7 +77,7 @@ divergences = st.builds(
 )
 arms = st.builds(
     BatchReached,
-    batch_size=st.integers(1, 10**30),
+    batch_size=st.integers(1, MAX_COUNT),
     prompts=counts,
     steps=counts,
     max_requests=counts,
@@ -125,8 +132,8 @@ scopes = st.builds(
     profile=texts,
     filters=st.dictionaries(texts, texts, max_size=2),
     weights=st.one_of(st.sampled_from(["named", "synthetic"]), texts),
-    layers=st.one_of(st.none(), integers),
-    seed=integers,
+    layers=st.one_of(st.none(), counts),
+    seed=counts,
 )
 
 

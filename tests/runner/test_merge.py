@@ -418,6 +418,63 @@ def test_resumed_shards_come_out_as_a_whole_run(times: tuple[int, int]) -> None:
         assert {r.cell for r in one.reopened} <= {f"{unit(2)}/core", f"{unit(3)}/core"}
 
 
+def resumed_empty(part: list[Event], times: int) -> list[Event]:
+    """A shard without units that was interrupted and resumed."""
+    start, *rest = part
+    told = [start]
+    for time in range(times):
+        told += [end(True), RunResumed(time=TIME, kept=0, left=0, units=0, host=f"h{time}")]
+    return [*told, *rest]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("other", [0, 1])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_resumed_shard_without_units_can_be_merged(times: int, other: int, place: int) -> None:
+    events = whole(2)
+    units: list[list[str]] = [[unit(1), unit(0)], [unit(2)]]
+    units.insert(place, [])
+    parts = split(events, units)
+    parts[place] = resumed_empty(parts[place], times)
+    rest = units.index([unit(2)])
+    parts[rest] = resumed_part(parts[rest], 2, other)
+    again = merged([journal_of(part, f"s{n}") for n, part in enumerate(parts, start=1)])
+    assert merged([journal_of(part, f"s{n}") for n, part in enumerate(parts, start=1)]) == again
+    found = statement_of(read_text(as_bytes(again), "merged")[0])
+    assert found.predicate.bi_harness.verdict == "CERTIFIED"
+    assert essence(found) == essence(statement_of(events))
+    told = found.predicate.bi_harness.resumed
+    assert sorted(len(one.reopened) for one in told) == [*[0] * times, *[2] * other]
+
+
+def test_a_resumed_shard_without_units_undoes_no_failure() -> None:
+    bad = result("fail", check="alone", cell=f"{unit(1)}/core")
+    parts = split(whole(1, {"1/alone": bad}), [[unit(1), unit(0)], []])
+    parts[1] = resumed_empty(parts[1], 1)
+    found = statement_of(merged([journal_of(p, f"s{n}") for n, p in enumerate(parts)]))
+    assert found.predicate.bi_harness.verdict == "NOT_CERTIFIED"
+
+
+def test_many_units_are_looked_at_in_linear_time() -> None:
+    import time
+
+    def spent(count: int) -> float:
+        cells = tuple(
+            PlannedChecks(cell=f"{unit(n)}/core", unit=unit(n), checks=("alone",)) for n in range(count)
+        )
+        start = started(*cells)
+        parts = [[unit(n) for n in range(count) if n % 2 == half] for half in (0, 1)]
+        shards = [
+            ShardJournal(f"s{i}", [start.model_copy(update={"shard": shard_of(start, i, 2, own)})], "0" * 64)
+            for i, own in enumerate(parts, start=1)
+        ]
+        began = time.process_time()
+        merged(shards)
+        return time.process_time() - began
+
+    assert spent(16_000) < 6 * max(spent(4_000), 0.05)
+
+
 def test_errors_of_a_shard_that_was_not_resumed_stand() -> None:
     bad = result("error", check="alone", cell=f"{unit(1)}/core", reason="out of memory")
     parts = split(whole(3, {"1/alone": bad}), UNITS)

@@ -39,7 +39,7 @@ from bi_harness.runner.selftest import (
     selftest,
 )
 from bi_harness.spec.load import Spec, default_paths, load_spec
-from tests.certificate.journals import evidence
+from tests.certificate.journals import nothing_compared
 from tests.certificate.selftests import checked, engine, fault_result, missed, ran, tried
 from tests.spec.small import Files
 
@@ -279,7 +279,7 @@ NEVER_CAUGHT: dict[str, Statement] = {
     "one engine of two": ran(checked("fail"), engines=[engine("norm-256"), engine()]),
     "a control without it": ran(checked("fail"), engines=[engine("norm-256"), engine(arm="control")]),
     "an error": ran(checked("error"), fault="norm-256"),
-    "a batch that never formed": ran(checked(evidence=evidence(values=0)), fault="norm-256"),
+    "a batch that never formed": ran(checked(evidence=nothing_compared()), fault="norm-256"),
     "interrupted": ran(fault="norm-256", interrupted=True),
     "no engine": ran(checked("error"), engines=[]),
 }

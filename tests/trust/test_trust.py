@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
@@ -59,6 +60,50 @@ def test_a_section_that_breaks(section: ModuleType, capsys: pytest.CaptureFixtur
 def test_a_section_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "benchmarks.trust.hostile", None)
     assert trust.main(["hostile"]) == 1
+
+
+@pytest.fixture
+def sections(monkeypatch: pytest.MonkeyPatch, section: ModuleType) -> list[str]:
+    """Each tells that it was started; ``hostile`` is up to the test."""
+    begun: list[str] = []
+    section.measure = lambda: as_dict([all_of("x", 1, 1)])  # type: ignore[attr-defined]
+    for name in ("tamper", "structure", "kills", "fuzz"):
+        module = ModuleType(f"benchmarks.trust.{name}")
+
+        def measure(name: str = name, **options: object) -> dict[str, object]:
+            begun.append(name)
+            return as_dict([all_of(f"{name} {options}", 1, 1)])
+
+        module.measure = measure  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"benchmarks.trust.{name}", module)
+    monkeypatch.setattr(trust, "READERS", {})
+    return begun
+
+
+def test_sections_run_side_by_side_and_are_shown_in_their_order(sections: list[str]) -> None:
+    options: dict[str, dict[str, object]] = {name: {} for name in trust.SECTIONS}
+    found = trust.side_by_side(options, lanes=lambda: ThreadPoolExecutor(1))
+    assert list(found) == list(trust.SECTIONS)
+    assert sections == ["kills", "fuzz", "structure", "tamper"], "the longest first"
+    assert all(figure.ok for figures, _ in found.values() for figure in figures)
+
+
+def test_a_section_whose_process_ends_is_no_good_one(
+    sections: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, **options: object) -> object:
+        if name == "fuzz":
+            raise SystemError("killed")
+        return [all_of(name, 1, 1)], {}
+
+    monkeypatch.setattr(trust, "run", run)
+    found = trust.side_by_side({"tamper": {}, "fuzz": {}}, lanes=lambda: ThreadPoolExecutor(2))
+    assert [figure.ok for figure in found["fuzz"][0]] == [False]
+    assert [figure.ok for figure in found["tamper"][0]] == [True]
+
+
+def test_all_sections_are_started_some_time() -> None:
+    assert set(trust.LONGEST) == set(trust.SECTIONS)
 
 
 def test_an_unknown_section() -> None:
