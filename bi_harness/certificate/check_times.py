@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from bi_harness.certificate.attempts import Key
 from bi_harness.certificate.statement import HarnessResult, Loss, Resumption
-
-
-def instant(text: str | None) -> datetime | None:
-    """The moment that a text names, in UTC; ``None`` for no text, no time, no zone or no date in UTC."""
-    try:
-        moment = datetime.fromisoformat(text or "")
-        return moment.astimezone(UTC) if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
+from bi_harness.certificate.times import utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +55,7 @@ def check_times(result: HarnessResult) -> CheckTimes:
     attempts: tuple[Resumption | Loss, ...] = (*result.resumed, *result.lost)
     again: dict[Key, datetime] = {}
     for attempt in attempts:
-        began = instant(attempt.time)
+        began = utc(attempt.time)
         if began is None:
             continue
         for one in attempt.reopened:
@@ -72,10 +64,10 @@ def check_times(result: HarnessResult) -> CheckTimes:
             again[key] = max(again.get(key, began), began)
     texts = [result.started, *(attempt.time for attempt in attempts)]
     texts += [] if result.finished is None else [result.finished]
-    named = [time for time in map(instant, texts) if time is not None]
+    named = [time for time in map(utc, texts) if time is not None]
     return CheckTimes(
-        started=instant(result.started),
-        finished=instant(result.finished),
+        started=utc(result.started),
+        finished=None if result.finished is None else utc(result.finished),
         again=again,
         newest=max(named, default=None),
         complete=len(named) == len(texts),

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from bi_harness.certificate.build import build
-from bi_harness.certificate.check_times import check_times, instant
+from bi_harness.certificate.check_times import check_times
 from bi_harness.certificate.events import Event, RunResumed
 from bi_harness.certificate.statement import HarnessResult, Loss, Reopened
+from bi_harness.certificate.times import utc
 from tests.certificate.journals import (
     CELL,
     JOURNAL,
@@ -59,8 +60,8 @@ def test_check_of_an_undisturbed_run_is_as_old_as_its_start() -> None:
 def test_check_that_ran_again_is_as_old_as_the_attempt_that_ran_it() -> None:
     times = check_times(certified(resumed_run()))
     assert times.earliest((CELL, "alone")) == STARTED
-    assert times.earliest((CELL, "spread")) == instant(RESUMED)
-    assert times.latest == instant(RESUMED_END)
+    assert times.earliest((CELL, "spread")) == utc(RESUMED)
+    assert times.latest == utc(RESUMED_END)
 
 
 def test_attempt_after_a_lost_node_counts_like_a_resumption() -> None:
@@ -72,15 +73,15 @@ def test_attempt_after_a_lost_node_counts_like_a_resumption() -> None:
         reopened=(Reopened(cell=CELL, check="alone", status="none"),),
     )
     times = check_times(certified(sound()).model_copy(update={"lost": (loss,)}))
-    assert times.earliest((CELL, "alone")) == instant(loss.time)
+    assert times.earliest((CELL, "alone")) == utc(loss.time)
 
 
 def test_attempt_later_than_the_end_does_not_make_a_check_younger() -> None:
     told = certified(resumed_run())
     wrong = told.resumed[0].model_copy(update={"time": "2099-01-01T00:00:00Z"})
     times = check_times(told.model_copy(update={"resumed": (wrong,)}))
-    assert times.earliest((CELL, "spread")) == instant(RESUMED_END)
-    assert times.newest == instant("2099-01-01T00:00:00Z")
+    assert times.earliest((CELL, "spread")) == utc(RESUMED_END)
+    assert times.newest == utc("2099-01-01T00:00:00Z")
 
 
 def test_latest_time_of_a_run_that_was_cut_off_is_unknown() -> None:
@@ -104,7 +105,7 @@ NO_TIMES = [
 
 @pytest.mark.parametrize("text", NO_TIMES, ids=lambda text: text[:30])
 def test_time_that_cannot_be_told_leaves_all_of_them_unknown(text: str) -> None:
-    assert instant(text) is None
+    assert utc(text) is None
     told = certified(resumed_run())
     resumed = told.resumed[0].model_copy(update={"time": text})
     for changes in ({"started": text}, {"finished": text}, {"resumed": (resumed,)}):
@@ -115,5 +116,5 @@ def test_time_that_cannot_be_told_leaves_all_of_them_unknown(text: str) -> None:
 
 
 def test_times_at_the_ends_of_the_calendar_are_times() -> None:
-    assert instant("0001-01-01T00:00:00Z") == datetime(1, 1, 1, tzinfo=UTC)
-    assert instant("9999-12-31T23:59:59-00:00") == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert utc("0001-01-01T00:00:00Z") == datetime(1, 1, 1, tzinfo=UTC)
+    assert utc("9999-12-31T23:59:59-00:00") == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
