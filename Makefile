@@ -37,7 +37,7 @@ test-long: setup ## the slow tests, most of them with more engines: before a rel
 release-check: setup ## whether every suite's recorded self-test is complete and current: before a release
 	@$(BIN)/bi-harness selftest --check $(ARGS)
 
-trust: setup ## the figures that certificates' trust rests on: tampering, kills, fuzzing, hostile names
+trust: setup ## the figures that certificates' trust rests on: tampering, mutations, kills, fuzzing, hostile names
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/trust.txt
 	$(BIN)/python -m benchmarks.trust $(ARGS)
 

@@ -16,7 +16,7 @@ from bi_harness.certificate.verify import Folder, examine
 from bi_harness.cli.examined import read_folder, recompute
 from bi_harness.errors import InfrastructureError
 from tests.certificate.journals import JOURNAL as DIGEST
-from tests.certificate.journals import evidence, result, sound, waiver
+from tests.certificate.journals import result, sound, waiver
 from tests.certificate.runs import looked_at, said, write_run
 
 
