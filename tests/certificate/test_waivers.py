@@ -16,6 +16,7 @@ from bi_harness.certificate.statement import HarnessResult, Statement, WaiverUse
 from bi_harness.certificate.verdict import exit_code, predicate_result, verdict, why_hollow
 from bi_harness.certificate.waivers import apply, contradiction, day_of, expired, names
 from bi_harness.exits import ExitCode
+from bi_harness.matrix.collector import no_collection
 from tests.certificate.journals import (
     CELL,
     JOURNAL,
@@ -334,7 +335,7 @@ def test_each_failure_has_the_waiver_that_a_search_among_all_finds(
 
 
 @pytest.mark.parametrize("pattern", ["{cell}", "{cell}*", "*"])
-@pytest.mark.parametrize("checks", [1, 5_000])
+@pytest.mark.parametrize("checks", [1, pytest.param(5_000, marks=pytest.mark.long)])
 def test_many_waivers_of_many_failures_take_linear_time(pattern: str, checks: int) -> None:
     """Each waiver of another failure, of one check or of as many; a pattern for all is looked at once."""
     import time
@@ -348,11 +349,13 @@ def test_many_waivers_of_many_failures_take_linear_time(pattern: str, checks: in
         if pattern == "*":
             given = given[:checks]
         planned_ = {(r.cell, r.check) for r in results}
-        began = time.process_time()
-        waived, uses = apply(given, results, planned_, TIME)
+        with no_collection():  # As ``build`` does: how long it takes depends on the whole process.
+            began = time.process_time()
+            waived, uses = apply(given, results, planned_, TIME)
+            assert contradiction(waived, uses, TIME) == ""
+            took = time.process_time() - began
         assert all(r.status == "waived" for r in waived)
-        assert contradiction(waived, uses, TIME) == ""
-        return time.process_time() - began
+        return took
 
     few = spent(1_000)
     assert spent(4_000) < 7 * max(few, 0.1)

@@ -160,7 +160,6 @@ def damaged(text: str) -> dict[str, bytes]:
     return {
         "a count of 400 digits": text.replace('"prompts": 4', f'"prompts": {10**400}').encode(),
         "a count of 5000 digits": text.replace('"prompts": 4', f'"prompts": {huge}').encode(),
-        "a cell of thousands of digits": text.replace("tp1-dp1", f"tp{huge}-dp1").encode(),
         "a version of thousands of digits": text.replace("0.32.0", huge).encode(),
         "a start before the calendar": text.replace(
             "2026-01-14T09:15:00.000Z", "0001-01-01T00:00:00+14:00"
@@ -181,7 +180,6 @@ DAMAGED = damaged(build(run(), JOURNAL).to_json())
 
 
 CONSISTENT = (
-    "a version of thousands of digits",
     "a start before the calendar",
     "an end after the calendar",
 )

@@ -271,7 +271,7 @@ def test_a_shard_alone_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "INCONCLUSIVE" in shown
     assert "shard 1 of 3 alone" in shown
-    assert cli.main(["diff", "--series", "--json", str(run)]) in (0, 1)
+    assert cli.main(["diff", "--series", "--json", str(run)]) in (0, 1, 6)
     assert "CERTIFIED" not in capsys.readouterr().out.replace("bi-harness", "").replace("NOT_CERTIFIED", "")
 
 

@@ -380,8 +380,8 @@ def hostile() -> Statement:
             "observed_bits": "0xff800000",
             "reference_logprob": None,
             "observed_logprob": None,
-            "reference_token": -5,
-            "ulp": 10**40,
+            "reference_token": -1,
+            "ulp": 2**32 - 1,
         }
     )
     checks = (
@@ -405,7 +405,7 @@ def hostile() -> Statement:
         ),
     )
     nested: Any = "bottom"
-    for _ in range(40):
+    for _ in range(14):
         nested = {HOSTILE: [nested]}
     return statement(
         "NOT_CERTIFIED",
@@ -416,7 +416,7 @@ def hostile() -> Statement:
         started=nasty,
         finished="not a time",
         scope=Scope(profile=nasty, filters={HOSTILE: nasty}, weights=HOSTILE, layers=0, seed=0).model_copy(
-            update={"seed": 10**30}
+            update={"seed": 2**53 - 1}
         ),
         effective=(
             EffectiveArm(unit=nasty, arm="control", config={HOSTILE: nasty, "deep": nested}, start_s=-1e300),
