@@ -101,10 +101,11 @@ def test_a_swap_mirrors_it(data: st.DataObject) -> None:
 @pytest.mark.parametrize("run", kept_runs())
 def test_kept_certificates_of_any_age(run: str) -> None:
     assert compare_certificates(kept(run), kept(run)).empty
-    for other in kept_runs():
-        there = compare_certificates(kept(run), kept(other))
-        assert mirrored(there) == as_bags(compare_certificates(kept(other), kept(run)))
-        assert there.empty == (run == other)
+    # With the next one alone: all pairs would take a minute.
+    other = kept_runs()[(kept_runs().index(run) + 1) % len(kept_runs())]
+    there = compare_certificates(kept(run), kept(other))
+    assert mirrored(there) == as_bags(compare_certificates(kept(other), kept(run)))
+    assert not there.empty
 
 
 def test_kinds_of_changes_regressions_first() -> None:

@@ -168,7 +168,7 @@ def test_one_that_contradicts_itself_is_shown_with_a_warning(
 def test_hostile_certificates_drive_no_terminal(tmp_path: Path) -> None:
     path = write(tmp_path / "\x1b[31mred", samples.hostile())
     assert cli.main(["diff", str(path), str(path)]) == ExitCode.USAGE, "a number that no reader takes"
-    path.write_text(re.sub("[0-9]{4000,}", "7", path.read_text()))
+    path.write_text(re.sub("[0-9]{20,}", "7", path.read_text()))
     done = subprocess.run(
         [sys.executable, "-m", "bi_harness.cli", "diff", str(path), str(EAGER)],
         capture_output=True,

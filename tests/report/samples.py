@@ -416,7 +416,7 @@ def hostile() -> Statement:
         started=nasty,
         finished="not a time",
         scope=Scope(profile=nasty, filters={HOSTILE: nasty}, weights=HOSTILE, layers=0, seed=0).model_copy(
-            update={"seed": 2**53 - 1}
+            update={"seed": 10**30}
         ),
         effective=(
             EffectiveArm(unit=nasty, arm="control", config={HOSTILE: nasty, "deep": nested}, start_s=-1e300),
