@@ -37,7 +37,7 @@ def arms(ran: Ran, mode: str) -> dict[str, dict[str, Any]]:
 def test_it_is_certified(smoke: Ran) -> None:
     assert smoke.code == ExitCode.CERTIFIED, smoke.stderr
     assert (smoke.predicate["result"], smoke.ours["verdict"]) == ("PASSED", "CERTIFIED")
-    assert {c["cell"].split("/")[4] for c in smoke.checks()} == {"compile"}
+    assert {c["cell"].split("/")[4] for c in smoke.checks()} == {"eager"}
     assert {c["status"] for c in smoke.checks()} == {"pass"}
     assert smoke.left == ()
 
@@ -85,7 +85,8 @@ def test_what_the_checks_need_really_happened(smoke: Ran) -> None:
 
 def test_the_control_diverged(smoke: Ran) -> None:
     for check in smoke.checks():
-        control = check["control"]
+        planted = check.get("planted_control")
+        control = planted["evidence"] if planted else check["control"]
         assert control["differing_prompts"] >= control["prompts"] / 2
         assert control["max_ulp"] > 0
         assert control["first_divergence"]["reference_bits"] != control["first_divergence"]["observed_bits"]
@@ -97,9 +98,9 @@ def test_the_control_diverged(smoke: Ran) -> None:
 @pytest.mark.parametrize(
     ("ran", "mode"),
     [
-        ("smoke", "compile"),
+        ("smoke", "eager"),
         pytest.param("again", "eager", marks=pytest.mark.long),
-        pytest.param("again", "compile", marks=pytest.mark.long),
+        pytest.param("again", "default", marks=pytest.mark.long),
     ],
 )
 def test_what_ran_is_what_was_asked_for(ran: str, mode: str, request: pytest.FixtureRequest) -> None:
@@ -171,8 +172,8 @@ def test_float32_passes_too(small: Ran) -> None:
 @pytest.mark.long
 def test_two_runs_give_the_same_bits(smoke: Ran, again: Ran) -> None:
     assert again.code == ExitCode.CERTIFIED, again.stderr
-    assert {c["cell"].split("/")[4] for c in again.checks()} == {"eager", "compile"}
-    for second in again.checks(mode="compile"):
+    assert {c["cell"].split("/")[4] for c in again.checks()} == {"eager", "default"}
+    for second in again.checks(mode="eager"):
         (first,) = smoke.checks(check=second["check"])
         for key in ("digest", "reference_digest", "batches"):
             assert first["evidence"][key] == second["evidence"][key], first["check"]

@@ -12,7 +12,8 @@ from bi_harness.exits import ExitCode
 from bi_harness.runner.run import from_journal
 from tests.e2e.real import Harness, Ran, of_run
 
-pytestmark = pytest.mark.engine
+# `make certify` runs the suite, too; an engine more is too much for each commit.
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,6 @@ def test_the_table_is_in_the_reports(modules: Ran) -> None:
         assert "16 types audited, 0 failed, 1 not audited" in text
 
 
-@pytest.mark.long
 def test_a_mixture_of_experts_is_fed_rows_too(harness: Harness) -> None:
     ran = harness.run("--suite", "module_invariance", "--model", "qwen3-moe-tiny")
     assert ran.code == ExitCode.CERTIFIED, ran.stderr
@@ -78,7 +78,6 @@ def test_a_mixture_of_experts_is_fed_rows_too(harness: Harness) -> None:
     assert not [name for name, m in told.items() if m["parameters"] and m["missing"]]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "first", "where"),
     [
