@@ -22,6 +22,7 @@ from bi_harness.certificate.files import (
     of_run,
 )
 from bi_harness.certificate.findings import printable
+from bi_harness.certificate.recompute import ComputedValue, attempt
 from bi_harness.certificate.run_tree import read_tree
 from bi_harness.certificate.statement import Statement
 from bi_harness.certificate.verify import Examined, Finding, Folder, Recompute, examine
@@ -59,12 +60,11 @@ def examined(path: Path, keys: Sequence[Key], *, must_be_signed: bool = True) ->
 
 def examined_among_others(path: Path, keys: Sequence[Key]) -> Examined:
     """Examine one of many, signed or not: whatever goes wrong with it is a problem of this one alone."""
-    try:
-        return examined(path, keys, must_be_signed=False)
-    except Exception as error:
-        what = f"cannot be examined: {type(error).__name__}: {str(error)[:300]}"
-        problem = Finding(level="problem", where=CERTIFICATE, what=printable(what))
-        return Examined(printable_path(path), None, "", (problem,), (), (), journal=False)
+    found = attempt(lambda: examined(path, keys, must_be_signed=False))
+    if isinstance(found, ComputedValue):
+        return found.value
+    problem = Finding(level="problem", where=CERTIFICATE, what=printable(f"cannot be examined: {found.why}"))
+    return Examined(printable_path(path), None, "", (problem,), (), (), journal=False)
 
 
 @cache

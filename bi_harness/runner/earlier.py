@@ -29,6 +29,7 @@ from bi_harness.certificate.events import (
     UnitStarted,
 )
 from bi_harness.certificate.files import SHARDS
+from bi_harness.certificate.findings import printable
 from bi_harness.certificate.problems import shortened
 from bi_harness.certificate.records import CheckResult, Status
 from bi_harness.errors import InfrastructureError, UsageError
@@ -103,7 +104,7 @@ class Earlier:
                 units=left.units,
                 torn=self.torn,
                 host=socket.gethostname(),
-                command=tuple(word.encode("utf-8", "backslashreplace").decode() for word in sys.argv),
+                command=tuple(map(printable, sys.argv)),
             )
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import bi_harness
+from bi_harness.certificate.findings import printable
 from bi_harness.spec.load import Spec
 
 # Variables that change what an engine runs. Values of others (tokens, keys) stay out of certificates.
@@ -31,19 +32,16 @@ def harness_provenance(spec: Spec, command: Sequence[str], environ: Mapping[str,
             "suites": tree_digest(spec.paths.suites),
             "bi_harness": tree_digest(package),
         },
-        "command": [_text(word) for word in command],
-        "environment": {name: _text(value) for name, value in sorted(environ.items()) if is_telling(name)},
+        "command": [printable(word) for word in command],
+        "environment": {
+            name: printable(value) for name, value in sorted(environ.items()) if is_telling(name)
+        },
     }
 
 
 def is_telling(name: str) -> bool:
     """Whether a variable changes what an engine runs, and may be shown."""
     return name.startswith(_TELLING) and not any(word in name for word in _SECRET)
-
-
-def _text(value: str) -> str:
-    """As JSON can hold it: bytes that are no UTF-8 (lone surrogates in Python) become escapes."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def git_state(folder: Path) -> dict[str, Any]:
