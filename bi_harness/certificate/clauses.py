@@ -6,20 +6,18 @@ several cells of a certificate are of it: any one of them can meet it, and none 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Literal
 
+from bi_harness.certificate.cellid import parse_cell_id
 from bi_harness.certificate.check_times import CheckTimes
 from bi_harness.certificate.records import CheckResult
 from bi_harness.certificate.statement import HarnessResult, Power
 from bi_harness.matrix.execution import SAME_AS_DEFAULT, default_twin
 from bi_harness.spec.policy import Policy, Requirement
-
-_SIZES = re.compile(r"tp[0-9]{1,6}-dp[0-9]{1,6}")
 
 Cells = Mapping[str, Sequence[CheckResult]]
 """By id of a cell that the requirement speaks of, the checks that count for it."""
@@ -237,15 +235,14 @@ def _cells_of(wanted: Requirement, result: HarnessResult) -> dict[str, list[Chec
 
 def _is_of(cell: str, wanted: Requirement, result: HarnessResult) -> bool:
     """Whether a cell is one of those that the requirement speaks of."""
-    # From both ends: a model may have slashes in its name.
-    parts = cell.split("/")
-    if len(parts) < 6 or not _SIZES.fullmatch(parts[-3]):
-        return False
+    parts = parse_cell_id(cell)
     return (
-        parts[0] == wanted.device == result.device.get("id")
-        and "/".join(parts[1:-4]) == wanted.model
-        and parts[-2] == wanted.mode
-        and parts[-1] == wanted.suite
-        and wanted.backend in (None, parts[-4])
-        and wanted.parallel in (None, parts[-3])
+        parts.well_formed
+        and parts.device == wanted.device == result.device.get("id")
+        and parts.model == wanted.model
+        and parts.mode == wanted.mode
+        and parts.suite == wanted.suite
+        and wanted.backend in (None, parts.backend)
+        # As it is spelled: tp01-dp1 is not tp1-dp1.
+        and wanted.parallel in (None, cell.split("/")[-3])
     )
